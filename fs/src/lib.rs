@@ -1,0 +1,11 @@
+//! What a workspace tree is, and how it becomes local.
+//!
+//! The crate knows a tree as a [`manifest`] (complete metadata, no content), reads content through the
+//! [`origin::Origin`] trait in [blocks](digest), keeps what it fetched in a replica and shows that replica to the
+//! kernel. It knows nothing of networks, HTTP or configuration files: an origin may be a directory on this disk or
+//! a peer on the other side of the world, and nothing here can tell which.
+
+pub mod digest;
+pub mod manifest;
+pub mod name;
+pub mod origin;

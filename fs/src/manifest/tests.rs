@@ -1,0 +1,221 @@
+//! What a manifest promises: the same bytes at both ends, readable while it arrives, and no entry that breaks a rule.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::frame::{Frame, Frames, Part, WireEntry};
+use super::*;
+
+/// A directory tree with a tiny alphabet of names, so that collisions and neighbours are common.
+#[derive(Clone, Debug)]
+enum Node {
+    File(u64, i64),
+    Link(Vec<u8>),
+    Directory(BTreeMap<Vec<u8>, Node>),
+}
+
+fn node() -> impl Strategy<Value = Node> {
+    let leaf = prop_oneof![
+        (0..1u64 << 40, any::<i64>()).prop_map(|(size, sec)| Node::File(size, sec)),
+        prop::collection::vec(1..255u8, 1..20).prop_map(Node::Link),
+    ];
+    let name = prop::collection::vec(prop_oneof![Just(b'a'), Just(0xff), Just(b'\n')], 1..4);
+    leaf.prop_recursive(5, 200, 8, move |inner| {
+        prop::collection::btree_map(name.clone(), inner, 0..8).prop_map(Node::Directory)
+    })
+}
+
+fn entry(name: &[u8], node: &Node) -> NewEntry {
+    let (kind, size, sec, target) = match node {
+        Node::File(size, sec) => (Kind::File, *size, *sec, vec![]),
+        Node::Link(target) => (Kind::Symlink, 0, -1, target.clone()),
+        Node::Directory(_) => (Kind::Directory, 0, 5, vec![]),
+    };
+    NewEntry {
+        name: name.try_into().unwrap(),
+        kind,
+        mode: 0o755,
+        size,
+        mtime: Mtime { sec, nsec: 999_999_999 },
+        link: None,
+        flags: Flags::default(),
+        extra: Extra { target, ..Extra::default() },
+    }
+}
+
+fn meta() -> Meta {
+    Meta { roots: vec![b"/home/a/w".to_vec()] }
+}
+
+fn build(path: &Path, top: &BTreeMap<Vec<u8>, Node>) -> Manifest {
+    let root = Node::Directory(top.clone());
+    let mut builder = Builder::new(path, &meta(), vec![entry(b"ignored", &root)]).unwrap();
+    let mut nodes = BTreeMap::from([(0, &root)]);
+    while let Some(directory) = builder.next_directory().unwrap() {
+        let Node::Directory(children) = nodes[&directory.0] else { panic!("not a directory") };
+        let range =
+            builder.list(children.iter().rev().map(|(name, node)| entry(name, node)).collect()).unwrap();
+        nodes.extend(range.zip(children.values()));
+    }
+    builder.finish(&LeftOutList::default()).unwrap()
+}
+
+fn encoded(manifest: &Manifest) -> Vec<Vec<u8>> {
+    Frames::new(manifest).map(|frame| frame::encode(&frame).unwrap()).collect()
+}
+
+fn compare(manifest: &Manifest, directory: EntryIndex, children: &BTreeMap<Vec<u8>, Node>) {
+    let Listing::Known(range) = manifest.children(directory) else { panic!("not listed") };
+    assert_eq!(range.len(), children.len());
+    for (index, (name, node)) in range.zip(children) {
+        let found = manifest.lookup(directory, name).unwrap().unwrap();
+        assert_eq!((found.index().0, found.name()), (index, name.as_slice()));
+        assert_eq!(found.parent(), directory);
+        match node {
+            Node::File(size, sec) => assert_eq!((found.size(), found.mtime().sec), (*size, *sec)),
+            Node::Link(target) => assert_eq!(&found.extra().target, target),
+            Node::Directory(children) => compare(manifest, found.index(), children),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_received_manifest_equals_the_sent_one(top in node()) {
+        let Node::Directory(top) = top else { return Ok(()) };
+        let directory = tempfile::tempdir().unwrap();
+        let sent = build(&directory.path().join("a"), &top);
+        compare(&sent, EntryIndex(0), &top);
+        let frames = encoded(&sent);
+        let mut receiver = Receiver::new(&directory.path().join("b"), &frames[0]).unwrap();
+        let last = frames.len() - 1;
+        for (at, frame) in frames.iter().enumerate().skip(1) {
+            prop_assert_eq!(receiver.accept(frame).unwrap(), at == last);
+            if at == 1 {
+                // The root answers as soon as its own frame is in.
+                prop_assert!(receiver.manifest().children(EntryIndex(0)) != Listing::NotYet);
+            }
+        }
+        let received = receiver.manifest();
+        prop_assert_eq!(received.snapshot(), sent.snapshot());
+        compare(&received, EntryIndex(0), &top);
+        drop(receiver);
+        compare(&received, EntryIndex(0), &top);
+        let read = |name| std::fs::read(directory.path().join(name)).unwrap();
+        prop_assert!(read("a") == read("b"));
+        compare(&Manifest::open(&directory.path().join("b")).unwrap(), EntryIndex(0), &top);
+    }
+
+    #[test]
+    fn any_bytes_are_a_frame_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = frame::decode(&bytes);
+        let _ = frame::decode(&zstd::bulk::compress(&bytes, 1).unwrap());
+    }
+
+    #[test]
+    fn a_damaged_stream_never_completes(top in node(), at in any::<prop::sample::Index>(), bit in 0..8u32) {
+        let Node::Directory(top) = top else { return Ok(()) };
+        let directory = tempfile::tempdir().unwrap();
+        let mut frames: Vec<_> =
+            Frames::new(&build(&directory.path().join("a"), &top)).map(|f| postcard::to_stdvec(&f).unwrap()).collect();
+        let total: usize = frames.iter().map(Vec::len).sum();
+        let mut at = at.index(total);
+        let frame = frames.iter_mut().find(|frame| { let hit = at < frame.len(); if !hit { at -= frame.len() } hit }).unwrap();
+        frame[at] ^= 1 << bit;
+        let frames: Vec<_> = frames.iter().map(|raw| zstd::bulk::compress(raw, 1).unwrap()).collect();
+        let Ok(mut receiver) = Receiver::new(&directory.path().join("b"), &frames[0]) else { return Ok(()) };
+        let complete = frames[1..].iter().try_fold(false, |_, frame| receiver.accept(frame));
+        prop_assert!(!matches!(complete, Ok(true)), "a flipped bit went unnoticed");
+        let failed = matches!(*receiver.manifest().arrival().borrow(), Arrival::Failed(_));
+        prop_assert!(failed);
+    }
+}
+
+fn wire(name: &[u8], kind: Kind) -> WireEntry {
+    WireEntry {
+        name: name.into(),
+        kind,
+        mode: 0o644,
+        size: 0,
+        mtime: Mtime::default(),
+        nlink: 1,
+        link: None,
+        flags: 0,
+        extra: None,
+    }
+}
+
+/// Sends one listing of the root and expects its first fault to be `expected`.
+#[track_caller]
+fn check_refused(entries: Vec<WireEntry>, expected: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let head = frame::Head {
+        snapshot: SnapshotId(Digest([1; 32])),
+        entries: 10,
+        heap_bytes: 1000,
+        left_out_bytes: 2,
+        blocks: 0,
+        file_bytes: 0,
+        meta: meta(),
+        roots: vec![wire(b"", Kind::Directory)],
+    };
+    let encode = |frame| frame::encode(&frame).unwrap();
+    let mut receiver = Receiver::new(&directory.path().join("m"), &encode(Frame::Head(head))).unwrap();
+    let error = receiver.accept(&encode(Frame::Entries(vec![Part { entries, last: true }]))).unwrap_err();
+    assert!(error.to_string().contains(expected), "{error} is not about: {expected}");
+    assert!(receiver.manifest().entry(EntryIndex(0)).is_none(), "a failed manifest still answers");
+}
+
+#[test]
+fn hostile_entries_are_refused() {
+    let file = |name: &[u8]| wire(name, Kind::File);
+    let with = |extra| WireEntry { extra: Some(Box::new(extra)), size: 100, ..file(b"a") };
+    check_refused(vec![file(b"..")], "`..`");
+    check_refused(vec![file(b"a/b")], "`/`");
+    check_refused(vec![file(b"")], "empty");
+    check_refused(vec![file(b"b"), file(b"a")], "sorted");
+    check_refused(vec![file(b"a"), file(b"a")], "twice");
+    check_refused(vec![WireEntry { mode: 0o4755, ..file(b"a") }], "mode bits");
+    check_refused(vec![WireEntry { size: u64::MAX, ..file(b"a") }], "larger than");
+    check_refused(vec![WireEntry { link: Some(EntryIndex(7)), ..file(b"a") }], "hard link");
+    check_refused(vec![WireEntry { link: Some(EntryIndex(0)), ..file(b"a") }], "hard link");
+    check_refused(vec![wire(b"a", Kind::Symlink)], "target is empty");
+    check_refused(vec![WireEntry { size: 9, ..wire(b"a", Kind::Symlink) }], "size");
+    check_refused((0..20u8).map(|i| file(&[b'a' + i])).collect(), "more entries");
+    check_refused(
+        vec![with(Extra { xattrs: vec![(b"trusted.x".into(), vec![])], ..Extra::default() })],
+        "xattrs",
+    );
+    #[expect(clippy::single_range_in_vec_init, reason = "a hole map of one hole")]
+    check_refused(vec![with(Extra { holes: vec![50..101], ..Extra::default() })], "hole map");
+    check_refused(vec![with(Extra { holes: vec![0..10, 10..20], ..Extra::default() })], "hole map");
+}
+
+#[test]
+fn names_of_one_inode_share_its_blocks() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = entry(b"r", &Node::Directory(BTreeMap::new()));
+    let mut builder = Builder::new(&directory.path().join("m"), &meta(), vec![root]).unwrap();
+    let file = entry(b"a", &Node::File(200_000, 1));
+    let linked =
+        NewEntry { name: (&b"b"[..]).try_into().unwrap(), link: Some(EntryIndex(1)), ..file.clone() };
+    builder.list(vec![linked, file]).unwrap();
+    for index in [1, 2] {
+        builder.set_nlink(EntryIndex(index), 2).unwrap();
+    }
+    let manifest = builder.finish(&LeftOutList::default()).unwrap();
+    let [a, b] = [1, 2].map(|index| manifest.entry(EntryIndex(index)).unwrap());
+    assert_eq!((a.inode(), b.inode()), (EntryIndex(1), EntryIndex(1)));
+    assert_eq!((a.blocks(), b.blocks(), b.nlink()), (0..4, 0..4, 2));
+    assert_eq!((manifest.blocks(), manifest.file_bytes()), (4, 200_000));
+    assert_eq!(manifest.locate(EntryIndex(2)).unwrap().1.as_bytes(), b"b");
+}
+
+#[test]
+fn holes_are_blocks_that_lie_wholly_in_them() {
+    let size = 5 * 65536 + 7;
+    let holes = [0..65536, 70_000..3 * 65536, 4 * 65536 + 1..size];
+    let found: Vec<_> = (0..7).filter(|i| is_hole(&holes, BlockIndex(*i), size)).collect();
+    assert_eq!(found, [0, 2, 5]);
+}
