@@ -1,1 +1,9 @@
-//! stub
+//! The node: the one place where twinshare's components are built and wired.
+//!
+//! A node is one unprivileged process per user. It keeps a registry of workspaces, finds peers, offers what is
+//! shared, starts a process for each replica, and answers the REST [`api`] on a Unix socket in its home.
+//! Whoever steers it (the command line among them) uses [`client`] and nothing else.
+
+pub mod api;
+pub mod client;
+pub mod operation;

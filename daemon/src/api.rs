@@ -1,0 +1,4 @@
+//! The REST interface of a node, version 1.
+
+pub mod replica_control;
+pub mod wire;

@@ -1,0 +1,103 @@
+//! The seam between the API and whatever makes, watches and ends replicas.
+//!
+//! The handlers know replicas through [`ReplicaControl`] alone: they resolve names and parse options, and hand a
+//! [`ReplicaSpec`] over. What a replica's process is, and how it is found again after a restart, lies behind it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+
+use crate::api::wire::{PeerRef, Replica, ReplicaKind};
+use crate::operation::Task;
+
+/// A boxed future: the trait is used as an object, so that tests need no second node.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaSpec {
+    /// A view (mount) or a clone.
+    pub kind: ReplicaKind,
+    /// Whose workspace.
+    pub peer: PeerRef,
+    /// Where the peer was last reached, best first.
+    pub addresses: Vec<SocketAddr>,
+    /// The workspace's name at the peer.
+    pub workspace: String,
+    /// The mount point asked for, absolute; without one, the default place of the kind.
+    pub directory: Option<PathBuf>,
+    /// What a read does while the peer is away (`wait=10s`, `fail`, `wait`); `None` for the default.
+    pub when_gone: Option<String>,
+    /// Clones only: be done when the clone is complete and settled, not when it is usable.
+    pub settle: bool,
+}
+
+/// Makes, lists and ends replicas.
+///
+/// All methods answer within a bound of their own: [`attach`](Self::attach) while it makes progress, the others
+/// within a few seconds even if a replica's process hangs.
+pub trait ReplicaControl: fmt::Debug + Send + Sync + 'static {
+    /// Makes a replica and returns when its mount answers (or, with `settle`, when it is an ordinary directory).
+    ///
+    /// Reports through `task`, and watches [`Task::cancelled`]: it then undoes what it began and returns
+    /// [`ReplicaError::Cancelled`]. Dropping the future has to leave nothing behind either, but may take longer.
+    fn attach<'a>(&'a self, spec: ReplicaSpec, task: Task) -> BoxFuture<'a, Result<Replica, ReplicaError>>;
+
+    /// All replicas of a kind, by creation. A process that does not answer in time is listed without progress.
+    fn list(&self, kind: ReplicaKind) -> BoxFuture<'_, Vec<Replica>>;
+
+    /// One replica with its progress.
+    fn status<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>>;
+
+    /// Unmounts plainly, never lazily, and ends the process; a view is gone then, a clone's directory stays.
+    fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ReplicaError>>;
+}
+
+/// Why a replica could not be made, shown or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaError {
+    /// No replica has this id.
+    #[error("there is no replica {0}")]
+    NoSuchReplica(String),
+    /// The option is none of those known.
+    #[error("`{0}` is not a way to treat an absent peer")]
+    WhenGone(String),
+    /// The mount point cannot be used.
+    #[error("{} cannot hold it: {reason}", directory.display())]
+    Directory {
+        /// The one asked for or chosen.
+        directory: PathBuf,
+        /// What is wrong with it, and what would do.
+        reason: String,
+    },
+    /// Somebody works in it.
+    #[error("{} is in use", directory.display())]
+    Busy {
+        /// The mount point.
+        directory: PathBuf,
+        /// Who, as far as can be seen: `bash (pid 4711) in src/`.
+        users: Vec<String>,
+    },
+    /// The peer did not answer.
+    #[error("the peer cannot be reached: {0}")]
+    Unreachable(String),
+    /// The peer answered no.
+    #[error("the peer refused: {0}")]
+    Refused(String),
+    /// This machine cannot do it; the text says what is missing.
+    #[error("this machine cannot do it: {0}")]
+    Unsupported(String),
+    /// The operation was cancelled, and what it had begun is undone.
+    #[error("cancelled")]
+    Cancelled,
+    /// Anything else, with its cause.
+    #[error("{what}")]
+    Failed {
+        /// What could not be done, and the last words of the replica's process where it has any.
+        what: String,
+        /// Why.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+}

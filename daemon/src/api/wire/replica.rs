@@ -1,0 +1,134 @@
+//! Local copies of peers' workspaces: mounted views and clones.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{PeerRef, UnixTime};
+
+/// Mounts a peer's workspace as a read-only view.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MountRequest {
+    /// `NAME` where it is unique, else `PEER/NAME`; `PEER` is a peer's name, short id or id.
+    pub workspace: String,
+    /// Absolute path of the mount point; without it, one under the browsing root of all views.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// What a read does while the peer is away: `wait=10s` (the default), `fail` or `wait`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_gone: Option<String>,
+}
+
+/// Clones a peer's workspace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CloneRequest {
+    /// `NAME` where it is unique, else `PEER/NAME`.
+    pub workspace: String,
+    /// Absolute path of the clone; without it, the workspace's name under the user's directory of clones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// What a read does while the peer is away: `wait=10s` (the default), `fail` or `wait`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_gone: Option<String>,
+    /// Makes the operation last until the clone is complete and an ordinary directory.
+    #[serde(default)]
+    pub settle: bool,
+}
+
+/// What a replica is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaKind {
+    /// Read-only, in the node's cache directory.
+    View,
+    /// Forked from one snapshot, in a directory of its own.
+    Clone,
+}
+
+/// A local copy in the making.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Replica {
+    /// Unique at this node and kept across restarts.
+    pub id: String,
+    /// View or clone.
+    pub kind: ReplicaKind,
+    /// The workspace's name at its peer.
+    pub workspace: String,
+    /// Whose workspace it is.
+    pub peer: PeerRef,
+    /// Where it is mounted.
+    pub directory: String,
+    /// How it does.
+    pub state: ReplicaState,
+    /// What is wrong, where the state says that something is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// `wait=10s`, `fail` or `wait`.
+    pub when_gone: String,
+    /// The snapshot it shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// The process that serves it, while one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// When it was made.
+    pub created_at: UnixTime,
+    /// Its directory trees: the workspace first, then the companions.
+    pub roots: Vec<ReplicaRoot>,
+    /// How much is here; absent while no process serves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ReplicaProgress>,
+}
+
+/// How a replica does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaState {
+    /// Its process starts or asks the peer for the snapshot.
+    Starting,
+    /// Mounted and served.
+    Mounted,
+    /// Complete and an ordinary directory.
+    Settled,
+    /// Not mounted; what was fetched is kept.
+    Stopped,
+    /// Its process died or could not mount; `detail` says why.
+    Failed,
+}
+
+/// One directory tree of a replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReplicaRoot {
+    /// The absolute path it had at its origin.
+    pub origin: String,
+    /// Where it is mounted here.
+    pub local: String,
+}
+
+/// How much of a replica is here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReplicaProgress {
+    /// Regular files in the snapshot.
+    pub files_total: u64,
+    /// Files of which every block is here.
+    pub files_resident: u64,
+    /// Bytes in the snapshot's files.
+    pub bytes_total: u64,
+    /// Bytes that are here, verified.
+    pub bytes_resident: u64,
+    /// Bytes of content that came from the peer since the replica's process started.
+    pub bytes_fetched: u64,
+    /// Whether the peer answers.
+    pub availability: Availability,
+}
+
+/// Whether a replica's peer answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Availability {
+    /// The last exchange succeeded.
+    Reachable,
+    /// It does not answer; what is here stays readable.
+    Gone,
+}
