@@ -6,4 +6,6 @@
 
 pub mod api;
 pub mod client;
+pub mod config;
+pub mod home;
 pub mod operation;

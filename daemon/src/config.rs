@@ -1,0 +1,331 @@
+//! The node's configuration: one optional YAML file, every key optional, every default written on its field.
+//!
+//! A key that does not exist is an error with its place, so that a typing mistake is not silently a default.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::de::{self, DeserializeOwned, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+mod name;
+mod when_gone;
+
+pub use name::{BadNodeName, NodeName};
+pub use when_gone::{BadWhenGone, WhenGone};
+
+/// The port of both QUIC (UDP) and, later, REST (TCP).
+pub const LISTEN_PORT: u16 = 37778;
+/// The port of discovery's beacons.
+pub const DISCOVERY_PORT: u16 = 37777;
+/// Bytes of a configuration file at most; a person writes less.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What the user chose for this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "settings")]
+pub struct Config {
+    /// How the node is called on other people's screens. Default: the host's name.
+    pub name: NodeName,
+    /// Where other nodes reach this one.
+    pub listen: Listen,
+    /// How it finds other nodes.
+    pub discovery: DiscoveryConfig,
+    /// What a reader of a mount waits for once the peer is gone: `fail`, `wait` or `wait=10s`. Default: `wait=10s`.
+    pub when_gone: WhenGone,
+    /// How much the node's log says. Default: `info`.
+    pub log: LogLevel,
+}
+
+/// Where other nodes reach this one (QUIC, UDP).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "settings")]
+pub struct Listen {
+    /// The address to listen on. Default: every address, IPv6 and IPv4.
+    pub address: Option<IpAddr>,
+    /// The port; where it is taken, a free one is used and announced. Default: 37778.
+    pub port: u16,
+}
+
+/// How the node finds others on its network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "settings")]
+pub struct DiscoveryConfig {
+    /// Whether it announces itself and listens for others. Default: true.
+    pub enabled: bool,
+    /// The port of the beacons (UDP); every node of a network must use the same. Default: 37777.
+    pub port: u16,
+    /// Which network interfaces are used: a list of names, or `auto`. Default: `auto`, which is every interface that
+    /// is up except loopback, bridges, tunnels and those of containers and virtual machines.
+    pub interfaces: Interfaces,
+}
+
+/// Which network interfaces discovery uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Interfaces {
+    /// Chosen by the node.
+    #[default]
+    Auto,
+    /// Exactly these, by name.
+    Named(Vec<String>),
+}
+
+/// How much a log says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// And what is likely to.
+    Warn,
+    /// And what happened.
+    #[default]
+    Info,
+    /// And why.
+    Debug,
+    /// And every step.
+    Trace,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file exists and cannot be read.
+    #[error("{path}: {source}")]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not a configuration; the text names the key and the place.
+    #[error("{path}: {what}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and at which line and column.
+        what: String,
+    },
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { address: None, port: LISTEN_PORT }
+    }
+}
+
+impl Default for DiscoveryConfig {
+    fn default() -> Self {
+        Self { enabled: true, port: DISCOVERY_PORT, interfaces: Interfaces::Auto }
+    }
+}
+
+impl LogLevel {
+    /// The level's name, as `tracing` reads it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file; one that does not exist gives the defaults.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        match read_text(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Disk { path: path.into(), source }),
+        }
+    }
+
+    /// Reads `text`; `path` is what messages call it.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        parse_yaml::<Option<Self>>(text)
+            .map(Option::unwrap_or_default)
+            .map_err(|what| ConfigError::Invalid { path: path.into(), what })
+    }
+}
+
+/// The file's text, where it is a regular file of bearable size.
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > FILE_BYTES_MAX {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB")),
+        false => Ok(text),
+    }
+}
+
+/// Reads YAML; the error says what is wrong and where (line and column).
+pub(crate) fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_norway::from_str(text).map_err(|error| match error.location() {
+        // The parser leaves this one place out of its message.
+        Some(place) if place.index() == 0 => format!("{error} at line 1 column 1"),
+        _ => error.to_string(),
+    })
+}
+
+/// Reads a scalar that is parsed from its text; a mistake is reported at the scalar's place.
+pub(crate) fn scalar<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: FromStr<Err: fmt::Display>,
+    D: Deserializer<'de>,
+{
+    deserializer.deserialize_str(ScalarVisitor(PhantomData))
+}
+
+struct ScalarVisitor<T>(PhantomData<T>);
+
+impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for ScalarVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+impl Serialize for Interfaces {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Named(names) => names.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Interfaces {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(InterfacesVisitor)
+    }
+}
+
+struct InterfacesVisitor;
+
+impl<'de> Visitor<'de> for InterfacesVisitor {
+    type Value = Interfaces;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`auto` or a list of interface names")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Interfaces, E> {
+        match text {
+            "auto" => Ok(Interfaces::Auto),
+            _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Interfaces, A::Error> {
+        let mut all = Vec::new();
+        while let Some(name) = names.next_element()? {
+            all.push(name);
+        }
+        Ok(Interfaces::Named(all))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Result<Config, &str>) {
+        let parsed = Config::parse(text, Path::new("/c"));
+        assert_eq!(parsed.map_err(|error| error.to_string()), expected.map_err(str::to_owned), "{text}");
+    }
+
+    #[test]
+    fn every_key_is_optional() {
+        let full = "name: anna\nlisten: {address: 10.0.0.1, port: 5}\nwhen_gone: fail\nlog: debug\n\
+                    discovery:\n  enabled: false\n  port: 6\n  interfaces: [lo, eth0]\n";
+        let expected = Config {
+            name: "anna".parse().unwrap(),
+            listen: Listen { address: Some([10, 0, 0, 1].into()), port: 5 },
+            discovery: DiscoveryConfig {
+                enabled: false,
+                port: 6,
+                interfaces: Interfaces::Named(vec!["lo".into(), "eth0".into()]),
+            },
+            when_gone: WhenGone::Fail,
+            log: LogLevel::Debug,
+        };
+        check(full, Ok(expected.clone()));
+        let written = serde_norway::to_string(&expected).unwrap();
+        check(&written, Ok(expected));
+        check("", Ok(Config::default()));
+        check("# nothing\n", Ok(Config::default()));
+        check("discovery: {interfaces: auto}", Ok(Config::default()));
+    }
+
+    #[test]
+    fn a_mistake_is_an_error_with_its_place() {
+        check(
+            "nmae: x",
+            Err("/c: unknown field `nmae`, expected one of `name`, `listen`, `discovery`, \
+                              `when_gone`, `log` at line 1 column 1"),
+        );
+        check(
+            "listen:\n  prot: 1",
+            Err("/c: listen: unknown field `prot`, expected `address` or `port` at line 2 column 3"),
+        );
+        check(
+            "log: loud",
+            Err("/c: log: unknown variant `loud`, expected one of `error`, `warn`, `info`, `debug`, \
+                                `trace` at line 1 column 6"),
+        );
+        check(
+            "when_gone: wait=soon",
+            Err("/c: when_gone: write `fail`, `wait`, or `wait=` and a time of at most a \
+                                           day such as `10s` or `5m` at line 1 column 12"),
+        );
+        check(
+            "discovery:\n  interfaces: all",
+            Err("/c: discovery.interfaces: invalid value: string \"all\", \
+                                    expected `auto` or a list of interface names at line 2 column 15"),
+        );
+        check(
+            "name: \"a\\u0007b\"",
+            Err("/c: name: a node's name has 1 to 64 characters, no control characters, \
+                                        and no spaces around it at line 1 column 7"),
+        );
+        check("name: a\nname: b", Err("/c: duplicate field `name` at line 1 column 1"));
+        check(
+            "listen: {port: 70000}",
+            Err("/c: listen.port: invalid value: integer `70000`, expected u16 at line 1 column 16"),
+        );
+        check(
+            "just text",
+            Err("/c: invalid type: string \"just text\", expected settings at line 1 column 1"),
+        );
+    }
+
+    #[test]
+    fn a_file_is_read_or_the_reason_given() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.yaml");
+        assert_eq!(Config::load(&path).unwrap(), Config::default());
+        std::fs::write(&path, "log: warn").unwrap();
+        assert_eq!(Config::load(&path).unwrap().log, LogLevel::Warn);
+        std::fs::write(&path, vec![b'#'; FILE_BYTES_MAX as usize + 1]).unwrap();
+        assert!(Config::load(&path).unwrap_err().to_string().contains("larger than 1 MiB"));
+        assert!(Config::load(directory.path()).unwrap_err().to_string().contains("not a regular file"));
+    }
+}

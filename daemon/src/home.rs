@@ -1,0 +1,344 @@
+//! Where a node keeps its things: one set of directories per node, never shared with another.
+//!
+//! `TWINSHARE_HOME=H` puts everything under `H`, so several nodes can live on one machine or in one test. Otherwise
+//! the XDG base directories are used. Sockets lie in the state directory, not in `XDG_RUNTIME_DIR`: a node outlives
+//! the login it was started from, that directory does not, and a command run without the variable would look for the
+//! node in another place than the node listens.
+//!
+//! Every directory is private (0700) and belongs to the user the node runs for; one that does not is refused rather
+//! than repaired, since whoever could write to it may have put something there.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use twinshare_fs::manifest::SnapshotId;
+
+pub mod socket;
+
+/// Environment variable that isolates a node: everything of it lies under this directory.
+pub const HOME_VARIABLE: &str = "TWINSHARE_HOME";
+
+/// The directories of one node. Cheap to build; touches the disk only in [`prepare`](Self::prepare) and
+/// [`lock`](Self::lock).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    config: PathBuf,
+    state: PathBuf,
+    cache: PathBuf,
+    files: PathBuf,
+}
+
+/// Why a node cannot use its directories.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// Nothing says where the user's files are.
+    #[error("neither {HOME_VARIABLE} nor HOME is set to an absolute path: set one of them")]
+    Unknown,
+    /// Another user owns a directory.
+    #[error("{path} belongs to user {owner}, not to user {user}: move it away, or set {HOME_VARIABLE}")]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who asks.
+        user: u32,
+    },
+    /// Others may enter a directory.
+    #[error("{path} is open to other users (mode {mode:o}): `chmod 700 {path}` after checking what is in it")]
+    NotPrivate {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A node already runs on this home.
+    #[error("a node is already running here (pid {pid}): stop it with `twinshare p2p stop`")]
+    Running {
+        /// Its process.
+        pid: u32,
+    },
+    /// The disk failed.
+    #[error("{path}: {source}")]
+    Disk {
+        /// What was being made or opened.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Home {
+    /// The home that this process's environment names.
+    pub fn from_environment() -> Result<Self, HomeError> {
+        Self::resolve(|name| env::var_os(name))
+    }
+
+    /// The home under `directory`, isolated from every other one.
+    pub fn isolated(directory: &Path) -> Self {
+        Self {
+            config: directory.join("config"),
+            state: directory.join("state"),
+            cache: directory.join("cache"),
+            files: directory.join("files"),
+        }
+    }
+
+    /// The home that the variables name. Relative values count as unset, as the XDG specification demands.
+    pub fn resolve(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, HomeError> {
+        let path = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        if let Some(directory) = path(HOME_VARIABLE) {
+            return Ok(Self::isolated(&directory));
+        }
+        if variable(HOME_VARIABLE).is_some_and(|value| !value.is_empty()) {
+            return Err(HomeError::Unknown);
+        }
+        let home = path("HOME").ok_or(HomeError::Unknown)?;
+        let xdg = |name, fallback| path(name).unwrap_or_else(|| home.join(fallback)).join("twinshare");
+        Ok(Self {
+            config: xdg("XDG_CONFIG_HOME", ".config"),
+            state: xdg("XDG_STATE_HOME", ".local/state"),
+            cache: xdg("XDG_CACHE_HOME", ".cache"),
+            files: home.join("twinshare"),
+        })
+    }
+
+    /// Creates the directories that are missing and checks those that exist.
+    pub fn prepare(&self) -> Result<(), HomeError> {
+        for private in [&self.config, &self.state, &self.cache] {
+            make_private(private)?;
+        }
+        for private in [self.run(), self.snapshots(), self.replicas()] {
+            make_private(&private)?;
+        }
+        Ok(())
+    }
+
+    /// The directories that hold the node's own things: never walked, shared or mounted over.
+    pub fn own_directories(&self) -> [&Path; 3] {
+        [&self.config, &self.state, &self.cache]
+    }
+
+    /// The configuration file, which need not exist.
+    pub fn config_file(&self) -> PathBuf {
+        self.config.join("config.yaml")
+    }
+
+    /// The node's private key. Not beside the configuration: people copy that one between machines.
+    pub fn identity_key(&self) -> PathBuf {
+        self.state.join("identity.key")
+    }
+
+    /// The registry's database.
+    pub fn registry(&self) -> PathBuf {
+        self.state.join("registry.db")
+    }
+
+    /// The node's log.
+    pub fn log(&self) -> PathBuf {
+        self.state.join("node.log")
+    }
+
+    /// The file whose lock says that a node runs.
+    pub fn lock_file(&self) -> PathBuf {
+        self.state.join("node.lock")
+    }
+
+    /// Where sockets are.
+    pub fn run(&self) -> PathBuf {
+        self.state.join("run")
+    }
+
+    /// The socket on which the node answers the command line.
+    pub fn api_socket(&self) -> PathBuf {
+        self.run().join("api.sock")
+    }
+
+    /// Where frozen manifests are kept, one directory a snapshot.
+    pub fn snapshots(&self) -> PathBuf {
+        self.state.join("snapshots")
+    }
+
+    /// The directory of one snapshot.
+    pub fn snapshot(&self, id: SnapshotId) -> PathBuf {
+        self.snapshots().join(id.to_string())
+    }
+
+    /// Where the node keeps what it knows of its replicas, one directory a replica.
+    pub fn replicas(&self) -> PathBuf {
+        self.state.join("replicas")
+    }
+
+    /// The directory of one replica; `id` is a plain name.
+    pub fn replica(&self, id: impl std::fmt::Display) -> PathBuf {
+        self.replicas().join(id.to_string())
+    }
+
+    /// Where data lies that can be fetched again.
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// Where workspaces of peers appear unless the user names another place.
+    pub fn files(&self) -> &Path {
+        &self.files
+    }
+
+    /// Where a view of a peer's workspace appears by default. Both names are plain names.
+    pub fn view_mount_point(&self, peer: &str, workspace: &str) -> PathBuf {
+        self.files.join("peers").join(peer).join(workspace)
+    }
+
+    /// Takes the node's lock, or says which process holds it.
+    ///
+    /// The lock lives until the value is dropped. A child forked without exec would share it, so fork before.
+    pub fn lock(&self) -> Result<NodeLock, HomeError> {
+        let path = self.lock_file();
+        let disk = |source| HomeError::Disk { path: path.clone(), source };
+        let mut file = open_lock(&path).map_err(disk)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(HomeError::Running { pid: read_pid(&mut file) }),
+            Err(errno) => return Err(disk(errno.into())),
+        }
+        file.set_len(0)
+            .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()))
+            .map_err(disk)?;
+        Ok(NodeLock { _file: file })
+    }
+
+    /// The process of the running node, if there is one.
+    pub fn running(&self) -> Result<Option<u32>, HomeError> {
+        let path = self.lock_file();
+        let disk = |source| HomeError::Disk { path: path.clone(), source };
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(disk(error)),
+        };
+        // A shared lock, held for an instant, fails exactly when a node holds the exclusive one.
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(None),
+            Err(Errno::WOULDBLOCK) => Ok(Some(read_pid(&mut file))),
+            Err(errno) => Err(disk(errno.into())),
+        }
+    }
+}
+
+/// Proof that this process is the home's only node.
+#[derive(Debug)]
+pub struct NodeLock {
+    _file: File,
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// The pid in a lock file; 0 in the instant before its owner has written it.
+fn read_pid(file: &mut File) -> u32 {
+    let mut text = String::new();
+    let read = file.take(16).read_to_string(&mut text);
+    read.ok().and_then(|_| text.trim().parse().ok()).unwrap_or(0)
+}
+
+fn make_private(path: &Path) -> Result<(), HomeError> {
+    let disk = |source| HomeError::Disk { path: path.into(), source };
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(disk)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(disk(error)),
+        _ => {}
+    }
+    check_private(path, &fs::metadata(path).map_err(disk)?)
+}
+
+fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), HomeError> {
+    let user = rustix::process::geteuid().as_raw();
+    let mode = metadata.permissions().mode() & 0o777;
+    match metadata {
+        _ if !metadata.is_dir() => {
+            Err(HomeError::Disk { path: path.into(), source: io::ErrorKind::NotADirectory.into() })
+        }
+        _ if metadata.uid() != user => {
+            Err(HomeError::NotOurs { path: path.into(), owner: metadata.uid(), user })
+        }
+        _ if mode & 0o077 != 0 => Err(HomeError::NotPrivate { path: path.into(), mode }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(variables: &[(&str, &str)], expected: Option<[&str; 4]>) {
+        let home = Home::resolve(|name| {
+            variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| value.into())
+        });
+        let paths = home.ok().map(|home| [home.config, home.state, home.cache, home.files]);
+        assert_eq!(paths, expected.map(|paths| paths.map(PathBuf::from)), "{variables:?}");
+    }
+
+    #[test]
+    fn the_environment_names_the_directories() {
+        let plain =
+            ["/u/.config/twinshare", "/u/.local/state/twinshare", "/u/.cache/twinshare", "/u/twinshare"];
+        check(&[("HOME", "/u")], Some(plain));
+        check(&[("HOME", "/u"), ("XDG_STATE_HOME", "relative"), (HOME_VARIABLE, "")], Some(plain));
+        check(
+            &[
+                ("HOME", "/u"),
+                ("XDG_STATE_HOME", "/s"),
+                ("XDG_CONFIG_HOME", "/c"),
+                ("XDG_CACHE_HOME", "/k"),
+                ("XDG_RUNTIME_DIR", "/r"),
+            ],
+            Some(["/c/twinshare", "/s/twinshare", "/k/twinshare", "/u/twinshare"]),
+        );
+        check(
+            &[("HOME", "/u"), ("XDG_STATE_HOME", "/s"), (HOME_VARIABLE, "/h")],
+            Some(["/h/config", "/h/state", "/h/cache", "/h/files"]),
+        );
+        check(&[], None);
+        check(&[("HOME", "u")], None);
+        check(&[("HOME", "/u"), (HOME_VARIABLE, "h")], None);
+    }
+
+    #[test]
+    fn directories_are_private_or_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let home = Home::isolated(base.path());
+        home.prepare().unwrap();
+        home.prepare().unwrap();
+        for path in [home.run(), home.snapshots(), home.replicas(), home.config.clone()] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        fs::set_permissions(&home.state, fs::Permissions::from_mode(0o750)).unwrap();
+        let error = home.prepare().unwrap_err();
+        assert!(matches!(error, HomeError::NotPrivate { mode: 0o750, .. }), "{error}");
+    }
+
+    #[test]
+    fn one_node_runs_on_a_home() {
+        let base = tempfile::tempdir().unwrap();
+        let home = Home::isolated(base.path());
+        assert_eq!(home.running().unwrap(), None);
+        home.prepare().unwrap();
+        let lock = home.lock().unwrap();
+        let pid = std::process::id();
+        assert!(matches!(home.lock(), Err(HomeError::Running { pid: held }) if held == pid));
+        assert_eq!(home.running().unwrap(), Some(pid));
+        drop(lock);
+        assert_eq!(home.running().unwrap(), None);
+        drop(home.lock().unwrap());
+    }
+}
