@@ -9,3 +9,4 @@ pub mod digest;
 pub mod manifest;
 pub mod name;
 pub mod origin;
+pub mod replica;

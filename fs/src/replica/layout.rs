@@ -1,0 +1,286 @@
+//! The directory a replica lies in.
+//!
+//! A clone's is `.twinshare-xxxx` inside the directory it is mounted over; a view's lies in the node's cache. It is
+//! opened before anything is mounted, and everything is reached through that descriptor from then on: by path the
+//! mount would be in the way.
+//!
+//! | name | what |
+//! |---|---|
+//! | `README` | what this is, for whoever finds it |
+//! | `manifest` | the snapshot's manifest |
+//! | `tree/` | the workspace's own tree in the making |
+//! | `companions/N/` | the tree of root `N` |
+//! | `links/` | files with several names, each under its manifest index |
+//! | `digests` | the digests of the blocks that have been fetched |
+
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+/// What a clone's replica directory is called, before four hexadecimal digits that keep it apart from names of the
+/// workspace.
+pub const PREFIX: &str = ".twinshare-";
+
+/// The text of `README`.
+const README: &str = "\
+This directory belongs to twinshare. It holds a copy of a workspace that is not complete yet: `tree` is the
+workspace's own tree in the making, the rest is what twinshare needs to finish it.
+
+Nothing in here should be changed by hand. To go on where it stopped, run `twinshare workspace list` and
+`twinshare workspace start NAME`; to give the copy up, run `twinshare workspace remove NAME`. Files in `tree` that
+are not complete read as zeros where their content is missing.
+";
+
+/// Why a directory cannot become, or continue, a replica.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// It holds something else.
+    #[error("{} is not empty: it holds `{found}`; choose a directory that is empty or does not exist yet", .path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// One of the names in it.
+        found: String,
+    },
+    /// Another process serves it.
+    #[error("the replica in {} is in use by another process", .path.display())]
+    InUse {
+        /// The replica's directory.
+        path: PathBuf,
+    },
+    /// The disk failed, or it does not offer what is needed.
+    #[error("the replica's directory {}: {doing}", .path.display())]
+    Disk {
+        /// The directory.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// An open replica directory, locked against other processes until it is dropped.
+#[derive(Debug)]
+pub struct Layout {
+    path: PathBuf,
+    directory: OwnedFd,
+    tree: OwnedFd,
+    links: OwnedFd,
+    companions: OwnedFd,
+}
+
+impl Layout {
+    /// Opens the replica of a clone that is, or will be, mounted at `mount_point`; makes the directory and the replica
+    /// where they do not exist. Must be called before the mount.
+    ///
+    /// A directory that holds anything but one replica is refused. Blocks for a few system calls.
+    pub fn clone_at(mount_point: &Path) -> Result<Self, LayoutError> {
+        let disk = |doing, errno: Errno| disk(mount_point, doing, errno);
+        make_directories(mount_point).map_err(|errno| disk("it cannot be made", errno))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let above = rustix::fs::open(mount_point, flags, Mode::empty())
+            .map_err(|errno| disk("it cannot be opened", errno))?;
+        let name = match existing(&above).map_err(|errno| disk("it cannot be listed", errno))? {
+            Existing::Nothing => {
+                make_unique(&above).map_err(|errno| disk("nothing can be made in it", errno))?
+            }
+            Existing::Replica(name) => name,
+            Existing::Other(found) => return Err(LayoutError::NotEmpty { path: mount_point.into(), found }),
+        };
+        let path = mount_point.join(&name);
+        let directory =
+            subdirectory(&above, &name).map_err(|errno| self::disk(&path, "it cannot be opened", errno))?;
+        Self::assemble(path, directory)
+    }
+
+    /// Opens the replica of a view, whose directory is `directory` itself; makes it where it does not exist.
+    ///
+    /// Blocks for a few system calls.
+    pub fn view_in(directory: &Path) -> Result<Self, LayoutError> {
+        let disk = |doing, errno| disk(directory, doing, errno);
+        make_directories(directory).map_err(|errno| disk("it cannot be made", errno))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(directory, flags, Mode::empty())
+            .map_err(|errno| disk("it cannot be opened", errno))?;
+        Self::assemble(directory.into(), opened)
+    }
+
+    fn assemble(path: PathBuf, directory: OwnedFd) -> Result<Self, LayoutError> {
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(LayoutError::InUse { path }),
+            Err(errno) => return Err(disk(&path, "it cannot be locked", errno)),
+        }
+        let part = |name| {
+            make_directory(&directory, name)
+                .and_then(|()| subdirectory(&directory, name))
+                .map_err(|errno| disk(&path, "nothing can be made in it", errno))
+        };
+        let (tree, links, companions) = (part("tree")?, part("links")?, part("companions")?);
+        write_readme(&directory).map_err(|source| LayoutError::Disk {
+            path: path.clone(),
+            doing: "nothing can be written in it",
+            source,
+        })?;
+        Ok(Self { path, directory, tree, links, companions })
+    }
+
+    /// Where it lies, for people: a mount may hide it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the manifest's file is or belongs, through the open descriptor: reachable below a mount, valid while this
+    /// lives, in this process alone.
+    pub fn manifest_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/manifest", self.directory.as_raw_fd()))
+    }
+
+    /// The directory itself.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// The tree of root 0.
+    pub fn tree(&self) -> BorrowedFd<'_> {
+        self.tree.as_fd()
+    }
+
+    /// The files with several names.
+    pub fn links(&self) -> BorrowedFd<'_> {
+        self.links.as_fd()
+    }
+
+    /// The directory of the companions' trees, each called by its number.
+    pub fn companions(&self) -> BorrowedFd<'_> {
+        self.companions.as_fd()
+    }
+}
+
+fn disk(path: &Path, doing: &'static str, errno: Errno) -> LayoutError {
+    LayoutError::Disk { path: path.into(), doing, source: errno.into() }
+}
+
+/// What a mount point holds.
+enum Existing {
+    Nothing,
+    Replica(String),
+    Other(String),
+}
+
+fn existing(directory: &OwnedFd) -> Result<Existing, Errno> {
+    let mut found = Existing::Nothing;
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy();
+        match (&found, name.as_ref()) {
+            (_, "." | "..") => {}
+            (Existing::Nothing, name) if is_replica_name(name) => found = Existing::Replica(name.into()),
+            (_, name) => return Ok(Existing::Other(name.into())),
+        }
+    }
+    Ok(found)
+}
+
+fn is_replica_name(name: &str) -> bool {
+    let digits = name.strip_prefix(PREFIX).unwrap_or_default();
+    digits.len() == 4 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn make_unique(directory: &OwnedFd) -> Result<String, Errno> {
+    let name = format!("{PREFIX}{:04x}", RandomState::new().hash_one(()) & 0xffff);
+    rustix::fs::mkdirat(directory, name.as_str(), Mode::RWXU)?;
+    Ok(name)
+}
+
+fn make_directories(path: &Path) -> Result<(), Errno> {
+    let error = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    std::fs::create_dir_all(path).map_err(error)
+}
+
+fn make_directory(parent: &OwnedFd, name: &str) -> Result<(), Errno> {
+    match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Opens a directory for everything that is done with one: descriptors of `O_PATH` refuse fsync, listing and locks.
+fn subdirectory(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Without NO_XDEV a `..` or a mount below would lead out of the replica's own filesystem.
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve)
+}
+
+fn write_readme(directory: &OwnedFd) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+    let file = rustix::fs::openat(directory, "README", flags, mode)?;
+    File::from(file).write_all(README.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(path: &Path) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(path)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_clone_is_made_locked_and_continued() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("a/clone");
+        let first = Layout::clone_at(&at).unwrap();
+        let made = names(&at);
+        assert!(made.len() == 1 && is_replica_name(&made[0]), "{made:?}");
+        assert_eq!(names(first.path()), ["README", "companions", "links", "tree"]);
+        assert!(matches!(Layout::clone_at(&at), Err(LayoutError::InUse { .. })));
+        drop(first);
+        let again = Layout::clone_at(&at).unwrap();
+        assert_eq!(names(&at), made);
+        std::fs::write(again.manifest_path(), b"m").unwrap();
+        assert_eq!(std::fs::read(again.path().join("manifest")).unwrap(), b"m");
+    }
+
+    #[test]
+    fn a_directory_with_other_names_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        for found in ["file", ".twinshare-12", ".twinshare-XYZW"] {
+            let path = directory.path().join(found);
+            std::fs::write(&path, b"").unwrap();
+            let error = Layout::clone_at(directory.path()).unwrap_err();
+            assert!(error.to_string().contains(&format!("`{found}`")), "{error}");
+            std::fs::remove_file(path).unwrap();
+        }
+        drop(Layout::clone_at(directory.path()).unwrap());
+        std::fs::write(directory.path().join("zz"), b"").unwrap();
+        assert!(matches!(Layout::clone_at(directory.path()), Err(LayoutError::NotEmpty { .. })));
+    }
+
+    #[test]
+    fn a_view_lies_in_the_directory_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let view = Layout::view_in(&directory.path().join("v")).unwrap();
+        assert_eq!(names(view.path()), ["README", "companions", "links", "tree"]);
+    }
+
+    #[test]
+    fn a_symlink_in_place_of_a_part_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/tmp", directory.path().join("tree")).unwrap();
+        assert!(matches!(Layout::view_in(directory.path()), Err(LayoutError::Disk { .. })));
+    }
+}

@@ -1,0 +1,112 @@
+//! What a replica says about itself.
+
+use serde::{Deserialize, Serialize};
+
+use super::WhenGone;
+use crate::manifest::SnapshotId;
+
+/// Lines in [`ReplicaStatus::stale`] and [`ReplicaStatus::errors`] at most.
+pub const LISTED_MAX: usize = 100;
+
+/// How much of something is here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Here, verified and on the disk.
+    pub resident: u64,
+    /// In all.
+    pub total: u64,
+}
+
+/// Bytes by the [class](crate::origin::Class) under which they were asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchedBytes {
+    /// Somebody waited for them.
+    pub demand: u64,
+    /// Somebody was likely to wait for them soon.
+    pub read_ahead: u64,
+    /// Nobody waited for them.
+    pub bulk: u64,
+}
+
+/// The waits of reads whose content was not here, since the replica was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DemandWaits {
+    /// Reads that wait now.
+    pub waiting: u64,
+    /// Reads that waited and got their bytes.
+    pub served: u64,
+    /// Reads that waited, or were refused at once, and failed.
+    pub failed: u64,
+    /// Half of those served waited at most so long, in µs; exact to a factor of two.
+    pub p50_us: u64,
+    /// Nine in ten of those served waited at most so long.
+    pub p90_us: u64,
+    /// 99 in a hundred of those served waited at most so long.
+    pub p99_us: u64,
+    /// The longest wait of those served.
+    pub longest_us: u64,
+}
+
+/// Whether the origin answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum OriginStatus {
+    /// The last exchange succeeded.
+    Reachable,
+    /// It does not answer.
+    Gone {
+        /// For how long, in milliseconds.
+        for_ms: u64,
+        /// What was noticed.
+        why: String,
+    },
+    /// It no longer serves the snapshot: what is not here will not come.
+    SnapshotGone,
+}
+
+/// Something that went wrong, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorLine {
+    /// When, in milliseconds before the status was taken.
+    pub ago_ms: u64,
+    /// How often in a row.
+    pub times: u64,
+    /// What.
+    pub text: String,
+}
+
+/// A replica at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// False while what lay on the disk at the start is still being counted, or the manifest is still arriving: the
+    /// tallies are too low until then.
+    pub counted: bool,
+    /// Files; those with several names count once.
+    pub files: Tally,
+    /// Blocks of all files. Holes are here from the start.
+    pub blocks: Tally,
+    /// Bytes of all files. Holes are here from the start.
+    pub bytes: Tally,
+    /// Bytes that came from the origin since the replica was opened.
+    pub fetched: FetchedBytes,
+    /// The waits of reads.
+    pub demand: DemandWaits,
+    /// The origin.
+    pub origin: OriginStatus,
+    /// What reads do while the origin is gone.
+    pub when_gone: WhenGone,
+    /// Bytes asked for, or arrived and not on the disk yet.
+    pub memory_bytes: u64,
+    /// What `memory_bytes` never exceeds.
+    pub memory_bytes_max: u64,
+    /// True while the disk refuses what is fetched: reads are answered from memory, nothing is kept.
+    pub disk_full: bool,
+    /// Files that changed at the origin before they were here, at most [`LISTED_MAX`]: paths below their root.
+    pub stale: Vec<String>,
+    /// All of them.
+    pub stale_total: u64,
+    /// The last things that went wrong, the newest last, at most [`LISTED_MAX`].
+    pub errors: Vec<ErrorLine>,
+}
