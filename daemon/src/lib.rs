@@ -9,3 +9,5 @@ pub mod client;
 pub mod config;
 pub mod home;
 pub mod operation;
+pub mod registry;
+pub mod workspace;

@@ -1,0 +1,151 @@
+//! Snapshots and the leases that keep them.
+//!
+//! A snapshot is kept for as long as some peer's lease on it lasts. Every contact renews the lease; one that is not
+//! renewed for [`LEASE_TIME`] is gone, and with its last lease the snapshot.
+
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{OptionalExtension, Row, params};
+use twinshare_fs::manifest::SnapshotId;
+use twinshare_transport::identity::PeerId;
+use twinshare_transport::protocol::TreeSize;
+
+use super::columns::{peer_at, seconds, snapshot_at, time_at};
+use super::{RegistryError, Tables, WorkspaceId};
+
+/// How long a snapshot is kept for a peer that is not heard of.
+pub const LEASE_TIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Leases of one peer on one workspace at most. A further one ends the one that was not used for longest, so a peer
+/// that opens snapshots without end fills nobody's disk.
+pub const LEASES_PER_PEER_MAX: u32 = 64;
+
+/// A frozen manifest in the node's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// Its id, which names its directory.
+    pub snapshot: SnapshotId,
+    /// Of which workspace.
+    pub workspace: WorkspaceId,
+    /// When it was frozen.
+    pub created: SystemTime,
+    /// How large the tree is.
+    pub size: TreeSize,
+}
+
+/// That a snapshot is kept for a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Which snapshot.
+    pub snapshot: SnapshotId,
+    /// For whom.
+    pub peer: PeerId,
+    /// When the peer last used it.
+    pub last_contact: SystemTime,
+    /// When it ends unless the peer uses it again.
+    pub expires: SystemTime,
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<SnapshotRecord> {
+    Ok(SnapshotRecord {
+        snapshot: snapshot_at(row, "snapshot")?,
+        workspace: WorkspaceId(row.get("workspace")?),
+        created: time_at(row, "created")?,
+        size: TreeSize { entries: row.get("entries")?, file_bytes: row.get::<_, i64>("file_bytes")? as u64 },
+    })
+}
+
+fn lease(row: &Row<'_>) -> rusqlite::Result<Lease> {
+    Ok(Lease {
+        snapshot: snapshot_at(row, "snapshot")?,
+        peer: peer_at(row, "peer")?,
+        last_contact: time_at(row, "last_contact")?,
+        expires: time_at(row, "expires")?,
+    })
+}
+
+impl Tables {
+    /// Records a snapshot together with the first lease on it. A tree that has not changed gives the same snapshot
+    /// again: then only the lease is new.
+    pub fn add_snapshot(
+        &mut self,
+        snapshot: &SnapshotRecord,
+        peer: PeerId,
+        now: SystemTime,
+    ) -> Result<(), RegistryError> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute(
+            "INSERT INTO snapshots (snapshot, workspace, created, entries, file_bytes) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (snapshot) DO UPDATE SET workspace = excluded.workspace, created = excluded.created",
+            params![
+                snapshot.snapshot.0.0,
+                snapshot.workspace.0,
+                seconds(snapshot.created),
+                snapshot.size.entries,
+                // The sum of all sizes may exceed what SQLite's integers hold; it comes back as it went in.
+                snapshot.size.file_bytes as i64
+            ],
+        )?;
+        transaction.execute(
+            "INSERT INTO leases (snapshot, peer, last_contact, expires) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (snapshot, peer) DO UPDATE
+             SET last_contact = excluded.last_contact, expires = excluded.expires",
+            params![snapshot.snapshot.0.0, peer.0, seconds(now), seconds(now + LEASE_TIME)],
+        )?;
+        transaction.execute(
+            "DELETE FROM leases WHERE peer = ?1 AND snapshot IN (
+                 SELECT snapshot FROM leases JOIN snapshots USING (snapshot)
+                 WHERE peer = ?1 AND workspace = ?2
+                 ORDER BY last_contact DESC, created DESC LIMIT -1 OFFSET ?3)",
+            params![peer.0, snapshot.workspace.0, LEASES_PER_PEER_MAX],
+        )?;
+        Ok(transaction.commit()?)
+    }
+
+    /// One snapshot.
+    pub fn snapshot(&self, snapshot: SnapshotId) -> Result<Option<SnapshotRecord>, RegistryError> {
+        let mut query = self.connection.prepare_cached("SELECT * FROM snapshots WHERE snapshot = ?1")?;
+        Ok(query.query_row([snapshot.0.0], record).optional()?)
+    }
+
+    /// All snapshots, the newest first.
+    pub fn snapshots(&self) -> Result<Vec<SnapshotRecord>, RegistryError> {
+        let mut query = self.connection.prepare_cached("SELECT * FROM snapshots ORDER BY created DESC")?;
+        let rows = query.query_map([], record)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Renews the peer's lease on a snapshot; false where it has none (any more).
+    pub fn renew_lease(
+        &mut self,
+        snapshot: SnapshotId,
+        peer: PeerId,
+        now: SystemTime,
+    ) -> Result<bool, RegistryError> {
+        let renewed = self.connection.execute(
+            "UPDATE leases SET last_contact = ?3, expires = ?4 WHERE snapshot = ?1 AND peer = ?2",
+            params![snapshot.0.0, peer.0, seconds(now), seconds(now + LEASE_TIME)],
+        )?;
+        Ok(renewed > 0)
+    }
+
+    /// All leases, the one used last first.
+    pub fn leases(&self) -> Result<Vec<Lease>, RegistryError> {
+        let mut query = self.connection.prepare_cached("SELECT * FROM leases ORDER BY last_contact DESC")?;
+        let rows = query.query_map([], lease)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Ends the leases whose time is over, forgets the snapshots that no lease keeps, and returns those that are
+    /// left.
+    pub fn expire_leases(&mut self, now: SystemTime) -> Result<Vec<SnapshotRecord>, RegistryError> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute("DELETE FROM leases WHERE expires <= ?1", [seconds(now)])?;
+        transaction.execute(
+            "DELETE FROM snapshots WHERE NOT EXISTS (SELECT 1 FROM leases WHERE leases.snapshot = snapshots.snapshot)",
+            [],
+        )?;
+        transaction.commit()?;
+        self.snapshots()
+    }
+}

@@ -1,0 +1,218 @@
+use std::fs;
+use std::time::UNIX_EPOCH;
+
+use twinshare_fs::digest::Digest;
+use twinshare_fs::manifest::SnapshotId;
+use twinshare_transport::identity::{PeerId, PublicKey};
+use twinshare_transport::protocol::TreeSize;
+
+use super::*;
+
+struct Bench {
+    directory: tempfile::TempDir,
+    tables: Tables,
+}
+
+fn bench() -> Bench {
+    let directory = tempfile::tempdir().unwrap();
+    let tables = Tables::open(&directory.path().join("registry.db")).unwrap();
+    Bench { directory, tables }
+}
+
+fn at(seconds: u64) -> std::time::SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn name(text: &str) -> WorkspaceName {
+    text.parse().unwrap()
+}
+
+fn snapshot(id: u8, workspace: WorkspaceId) -> SnapshotRecord {
+    let size = TreeSize { entries: 3, file_bytes: u64::MAX };
+    SnapshotRecord { snapshot: SnapshotId(Digest([id; 32])), workspace, created: at(id.into()), size }
+}
+
+fn sighting(id: u16) -> Sighting {
+    let mut peer = [0; 32];
+    peer[..2].copy_from_slice(&id.to_be_bytes());
+    Sighting {
+        peer: PeerId(peer),
+        name: "anna".parse().unwrap(),
+        addresses: vec!["[fe80::1%2]:37778".parse().unwrap()],
+        host: None,
+        public_key: None,
+    }
+}
+
+#[test]
+fn names_and_directories_are_unique() {
+    let Bench { mut tables, .. } = bench();
+    let added = tables.add_workspace(&name("a"), Path::new("/a"), at(5)).unwrap();
+    assert_eq!((added.directory.as_path(), added.created, added.share), (Path::new("/a"), at(5), None));
+    assert_eq!(tables.add_workspace(&name("a"), Path::new("/a"), at(9)).unwrap(), added);
+    let taken = tables.add_workspace(&name("a"), Path::new("/b"), at(5)).unwrap_err();
+    assert!(matches!(taken, RegistryError::NameTaken { .. }), "{taken}");
+    let taken = tables.add_workspace(&name("b"), Path::new("/a"), at(5)).unwrap_err();
+    assert!(matches!(taken, RegistryError::DirectoryTaken { .. }), "{taken}");
+    assert_eq!(tables.workspaces().unwrap(), [added]);
+    tables.remove_workspace(&name("a")).unwrap();
+    assert!(matches!(tables.remove_workspace(&name("a")), Err(RegistryError::NoSuchWorkspace)));
+}
+
+#[test]
+fn a_share_keeps_its_beginning() {
+    let Bench { mut tables, .. } = bench();
+    tables.add_workspace(&name("a"), Path::new("/a"), at(1)).unwrap();
+    let share = |record: WorkspaceRecord| record.share.map(|share| (share.mode, share.since));
+    assert_eq!(
+        share(tables.share(&name("a"), ShareMode::Closed, at(2)).unwrap()),
+        Some((ShareMode::Closed, at(2)))
+    );
+    assert_eq!(
+        share(tables.share(&name("a"), ShareMode::Open, at(3)).unwrap()),
+        Some((ShareMode::Open, at(2)))
+    );
+    assert!(tables.unshare(&name("a")).unwrap());
+    assert!(!tables.unshare(&name("a")).unwrap());
+    assert!(matches!(tables.share(&name("b"), ShareMode::Open, at(3)), Err(RegistryError::NoSuchWorkspace)));
+}
+
+#[test]
+fn a_snapshot_lives_as_long_as_a_lease() {
+    let Bench { mut tables, .. } = bench();
+    let workspace = tables.add_workspace(&name("a"), Path::new("/a"), at(1)).unwrap().id;
+    let (one, two) = (snapshot(1, workspace), snapshot(2, workspace));
+    let (anna, ben) = (PeerId([1; 32]), PeerId([2; 32]));
+    tables.add_snapshot(&one, anna, at(10)).unwrap();
+    tables.add_snapshot(&one, ben, at(20)).unwrap();
+    tables.add_snapshot(&two, ben, at(20)).unwrap();
+    assert_eq!(tables.snapshot(one.snapshot).unwrap(), Some(one.clone()));
+    assert!(tables.renew_lease(one.snapshot, anna, at(30)).unwrap());
+    assert!(!tables.renew_lease(two.snapshot, anna, at(30)).unwrap());
+    let end = |seconds| at(seconds) + LEASE_TIME;
+    assert_eq!(tables.expire_leases(end(19)).unwrap(), [two, one.clone()]);
+    assert_eq!(tables.expire_leases(end(20)).unwrap(), [one]);
+    assert_eq!(tables.leases().unwrap().len(), 1);
+    assert_eq!(tables.expire_leases(end(30)).unwrap(), []);
+    assert_eq!(tables.leases().unwrap(), []);
+}
+
+#[test]
+fn a_workspace_takes_its_snapshots_with_it() {
+    let Bench { mut tables, .. } = bench();
+    let workspace = tables.add_workspace(&name("a"), Path::new("/a"), at(1)).unwrap().id;
+    tables.share(&name("a"), ShareMode::Open, at(1)).unwrap();
+    tables.add_snapshot(&snapshot(1, workspace), PeerId([1; 32]), at(1)).unwrap();
+    tables.remove_workspace(&name("a")).unwrap();
+    assert_eq!((tables.snapshots().unwrap().len(), tables.leases().unwrap().len()), (0, 0));
+}
+
+#[test]
+fn one_peer_has_a_bounded_number_of_leases() {
+    let Bench { mut tables, .. } = bench();
+    let workspace = tables.add_workspace(&name("a"), Path::new("/a"), at(1)).unwrap().id;
+    let (anna, ben) = (PeerId([1; 32]), PeerId([2; 32]));
+    tables.add_snapshot(&snapshot(0, workspace), ben, at(0)).unwrap();
+    for id in 0..LEASES_PER_PEER_MAX as u8 + 3 {
+        tables.add_snapshot(&snapshot(id, workspace), anna, at(u64::from(id))).unwrap();
+    }
+    let leases = tables.leases().unwrap();
+    assert_eq!(leases.len(), LEASES_PER_PEER_MAX as usize + 1);
+    assert!(leases.iter().all(|lease| lease.peer == ben || lease.last_contact >= at(3)));
+}
+
+#[test]
+fn a_peer_is_remembered_by_its_last_meeting() {
+    let Bench { mut tables, .. } = bench();
+    let added = Sighting { host: Some("annas-laptop".into()), ..sighting(1) };
+    tables.meet_peer(&added, at(1)).unwrap();
+    let key = Some(PublicKey([9; 32]));
+    let later = Sighting { addresses: vec![], public_key: key, name: "ann".parse().unwrap(), ..sighting(1) };
+    tables.meet_peer(&later, at(2)).unwrap();
+    let expected = PeerRecord {
+        peer: added.peer,
+        name: later.name,
+        addresses: added.addresses,
+        host: added.host,
+        public_key: key,
+        first_seen: at(1),
+        last_seen: Some(at(2)),
+    };
+    assert_eq!(tables.peer(added.peer).unwrap().as_ref(), Some(&expected));
+    assert_eq!(tables.peers().unwrap(), [expected]);
+}
+
+#[test]
+fn the_peers_are_bounded_and_those_added_by_hand_stay() {
+    let Bench { mut tables, .. } = bench();
+    tables.meet_peer(&Sighting { host: Some("h".into()), ..sighting(0) }, at(0)).unwrap();
+    for id in 1..=PEERS_MAX as u16 + 1 {
+        tables.meet_peer(&sighting(id), at(id.into())).unwrap();
+    }
+    let peers = tables.peers().unwrap();
+    assert_eq!(peers.len(), PEERS_MAX as usize);
+    assert!(peers.iter().any(|peer| peer.peer == sighting(0).peer));
+    assert!(peers.iter().all(|peer| peer.peer != sighting(1).peer && peer.peer != sighting(2).peer));
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("registry.db");
+    let registry = Registry::open(file.clone()).await.unwrap();
+    registry.call(|tables| tables.add_workspace(&name("a"), Path::new("/a"), at(1))).await.unwrap();
+    let second = Registry::open(file).await.unwrap();
+    drop(registry);
+    assert_eq!(second.call(|tables| tables.workspaces()).await.unwrap().len(), 1);
+}
+
+/// Opening the file that `spoil` left must fail, and leave it as it is.
+#[track_caller]
+fn check_refused(spoil: impl FnOnce(&Path), expected: &str) {
+    let Bench { directory, tables } = bench();
+    drop(tables);
+    let file = directory.path().join("registry.db");
+    spoil(&file);
+    let before = fs::read(&file).unwrap();
+    let error = Tables::open(&file).unwrap_err().to_string();
+    assert!(error.contains(expected) && error.contains(file.to_str().unwrap()), "{error}");
+    assert_eq!(fs::read(&file).unwrap(), before);
+}
+
+#[test]
+fn a_damaged_or_foreign_file_is_refused_and_kept() {
+    check_refused(
+        |file| fs::write(file, "not a database, but long enough to have a header".repeat(50)).unwrap(),
+        "damaged",
+    );
+    check_refused(
+        |file| {
+            let mut bytes = fs::read(file).unwrap();
+            let end = bytes.len();
+            bytes[4096..end].fill(0x55);
+            fs::write(file, bytes).unwrap();
+        },
+        "damaged",
+    );
+    check_refused(
+        |file| {
+            let bytes = fs::read(file).unwrap();
+            fs::write(file, &bytes[..bytes.len() / 2]).unwrap();
+        },
+        "damaged",
+    );
+    let pragma = |name: &'static str, value: i64| {
+        move |file: &Path| Connection::open(file).unwrap().pragma_update(None, name, value).unwrap()
+    };
+    check_refused(pragma("application_id", 7), "another program");
+    check_refused(pragma("user_version", 99), "newer");
+}
+
+#[test]
+fn damage_found_later_is_reported_too() {
+    let error = RegistryError::from(rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+        None,
+    ));
+    assert!(error.at(Path::new("/r.db")).to_string().starts_with("/r.db is damaged"));
+}
