@@ -6,6 +6,8 @@
 //! a peer on the other side of the world, and nothing here can tell which.
 
 pub mod digest;
+pub mod digest_file;
+pub mod git;
 pub mod manifest;
 pub mod name;
 pub mod origin;

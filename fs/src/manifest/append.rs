@@ -21,6 +21,7 @@ use super::{
     SnapshotId, TARGET_BYTES_MAX, XATTR_BYTES_MAX, digest, map,
 };
 use crate::digest::{Digest, block_count};
+use crate::git;
 use crate::name::EntryName;
 
 /// An entry as a builder describes it.
@@ -177,8 +178,13 @@ impl Appender {
         self.seek_directory()?;
         let start = self.entries;
         let first = *self.first_child.get_or_insert(start);
+        let linked = part.iter().any(|entry| entry.link.is_some());
+        let directory = if linked { self.directory_name()? } else { Vec::new() };
         for entry in part {
             EntryName::check(&entry.name)?;
+            if entry.link.is_some() && git::stands_alone(&directory, &entry.name) {
+                return Err(ManifestError::Invalid("a git configuration or hook is a hard link"));
+            }
             if self.entries > first && entry.name <= self.last_name {
                 return Err(ManifestError::Invalid("names are not sorted, or one comes twice"));
             }
@@ -194,6 +200,14 @@ impl Appender {
             self.first_child = None;
         }
         Ok(start..self.entries)
+    }
+
+    /// The name of the directory whose children are being appended.
+    fn directory_name(&mut self) -> Result<Vec<u8>, ManifestError> {
+        let record = self.record(self.directory)?;
+        let mut name = vec![0; record.name_bytes.into()];
+        self.heap.read_exact_at(&mut name, self.heap_base + u64::from(record.name_at))?;
+        Ok(name)
     }
 
     /// Moves on to the next directory; an error when every one has been listed.
@@ -264,7 +278,10 @@ fn check_entry(entry: &WireEntry) -> Result<(), ManifestError> {
 fn check_extra(size: u64, extra: &Extra) -> Result<(), ManifestError> {
     let invalid = |what| Err(ManifestError::Invalid(what));
     let xattr_bytes: usize = extra.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-    let xattr_ok = |name: &[u8]| name.starts_with(b"user.") && name.len() <= 255 && !name.contains(&0);
+    // Names of our own mean something to whoever stores a tree: none may come from its sender.
+    let own = |name: &[u8]| name.starts_with(b"user.twinshare");
+    let xattr_ok =
+        |name: &[u8]| name.starts_with(b"user.") && name.len() <= 255 && !name.contains(&0) && !own(name);
     if xattr_bytes > XATTR_BYTES_MAX || !extra.xattrs.iter().all(|(name, _)| xattr_ok(name)) {
         return invalid("an entry has xattrs that do not travel");
     }

@@ -187,6 +187,11 @@ fn hostile_entries_are_refused() {
         vec![with(Extra { xattrs: vec![(b"trusted.x".into(), vec![])], ..Extra::default() })],
         "xattrs",
     );
+    check_refused(
+        vec![with(Extra { xattrs: vec![(b"user.twinshare".into(), vec![])], ..Extra::default() })],
+        "xattrs",
+    );
+    check_refused(vec![file(b"a"), WireEntry { link: Some(EntryIndex(1)), ..file(b"config") }], "git");
     #[expect(clippy::single_range_in_vec_init, reason = "a hole map of one hole")]
     check_refused(vec![with(Extra { holes: vec![50..101], ..Extra::default() })], "hole map");
     check_refused(vec![with(Extra { holes: vec![0..10, 10..20], ..Extra::default() })], "hole map");
