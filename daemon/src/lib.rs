@@ -8,6 +8,8 @@ pub mod api;
 pub mod client;
 pub mod config;
 pub mod home;
+pub mod log;
+pub mod node;
 pub mod operation;
 pub mod registry;
 pub mod workspace;

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::ApiError;
 use crate::api::wire::{
     Operation, OperationKind, OperationState, Problem, Progress, ProgressUnit, Replica, UnixTime,
 };
@@ -242,7 +243,7 @@ fn lock(table: &Mutex<Table>) -> std::sync::MutexGuard<'_, Table> {
 
 fn died_problem(died: &tokio::task::JoinError) -> Box<Problem> {
     tracing::error!(error = %died, "an operation's task died");
-    Box::new(Problem::internal())
+    Box::new(ApiError::internal(died.to_string()).problem(None))
 }
 
 #[cfg(test)]

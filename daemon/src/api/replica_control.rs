@@ -8,7 +8,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 
-use crate::api::wire::{PeerRef, Replica, ReplicaKind};
+use twinshare_transport::identity::PeerId;
+
+use crate::api::wire::{Replica, ReplicaKind};
+use crate::config::WhenGone;
 use crate::operation::Task;
 
 /// A boxed future: the trait is used as an object, so that tests need no second node.
@@ -20,15 +23,17 @@ pub struct ReplicaSpec {
     /// A view (mount) or a clone.
     pub kind: ReplicaKind,
     /// Whose workspace.
-    pub peer: PeerRef,
+    pub peer: PeerId,
+    /// What the peer calls itself.
+    pub peer_name: Option<String>,
     /// Where the peer was last reached, best first.
     pub addresses: Vec<SocketAddr>,
     /// The workspace's name at the peer.
     pub workspace: String,
     /// The mount point asked for, absolute; without one, the default place of the kind.
     pub directory: Option<PathBuf>,
-    /// What a read does while the peer is away (`wait=10s`, `fail`, `wait`); `None` for the default.
-    pub when_gone: Option<String>,
+    /// What a read does while the peer is away.
+    pub when_gone: WhenGone,
     /// Clones only: be done when the clone is complete and settled, not when it is usable.
     pub settle: bool,
 }
@@ -60,9 +65,6 @@ pub enum ReplicaError {
     /// No replica has this id.
     #[error("there is no replica {0}")]
     NoSuchReplica(String),
-    /// The option is none of those known.
-    #[error("`{0}` is not a way to treat an absent peer")]
-    WhenGone(String),
     /// The mount point cannot be used.
     #[error("{} cannot hold it: {reason}", directory.display())]
     Directory {

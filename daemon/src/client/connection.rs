@@ -66,7 +66,7 @@ impl Call {
     }
 
     async fn response(self, socket: &Path) -> Result<Response<Incoming>> {
-        let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, error))?;
+        let stream = connect(socket).await.map_err(|error| unreachable(socket, error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(protocol)?;
         // Ends with the exchange: `sender` is dropped after it. An error of it reaches the exchange itself.
@@ -79,6 +79,15 @@ impl Call {
         let request = request.body(Full::new(self.body.unwrap_or_default())).map_err(protocol)?;
         sender.send_request(request).await.map_err(protocol)
     }
+}
+
+/// On a thread of its own: connecting to a node that is stopped and whose queue is full blocks.
+async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let path = socket.to_owned();
+    let connecting = tokio::task::spawn_blocking(move || crate::home::socket::connect(&path));
+    let stream = connecting.await.map_err(io::Error::other)??;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 fn accepted(status: StatusCode, body: Bytes) -> Result<Bytes> {

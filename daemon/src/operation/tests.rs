@@ -21,6 +21,10 @@ fn replica() -> Replica {
     }
 }
 
+fn no() -> Box<Problem> {
+    Box::new(ApiError::Stopping.problem(None))
+}
+
 const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]
@@ -51,7 +55,7 @@ async fn cancelling_ends_the_work_and_not_the_result() {
     let operations = Operations::new("t");
     let work = |task: Task| async move {
         task.cancelled().await;
-        Err(Box::new(Problem::internal()))
+        Err(no())
     };
     let begun = operations.start(OperationKind::Clone, "x".into(), work).unwrap();
     operations.cancel(&begun.id).unwrap();
@@ -76,7 +80,7 @@ async fn the_table_is_bounded() {
     let operations = Operations::new("t");
     let forever = |task: Task| async move {
         task.cancelled().await;
-        Err(Box::new(Problem::internal()))
+        Err(no())
     };
     for _ in 0..RUNNING_MAX {
         operations.start(OperationKind::Mount, "x".into(), forever).unwrap();

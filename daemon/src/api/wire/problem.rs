@@ -40,20 +40,3 @@ impl fmt::Display for Problem {
         f.write_str(&self.detail)
     }
 }
-
-impl Problem {
-    /// Something in the node itself went wrong; its log has the details.
-    pub fn internal() -> Self {
-        Self {
-            r#type: "urn:twinshare:problem:internal".to_owned(),
-            title: "Internal error".to_owned(),
-            status: 500,
-            code: "internal".to_owned(),
-            detail: "something went wrong inside the node".to_owned(),
-            hint: Some("the node's log says more (node.log in its home)".to_owned()),
-            request_id: None,
-            candidates: Vec::new(),
-            users: Vec::new(),
-        }
-    }
-}

@@ -1,0 +1,82 @@
+//! The table of all routes, and the router made from it.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
+use axum::http::{Method, Uri};
+use axum::routing::{MethodFilter, MethodRouter, on};
+
+use super::error::ApiError;
+use super::request::{self, RequestIds};
+use super::wire::BASE_PATH;
+use super::{BODY_BYTES_MAX, clones, mounts, node, openapi, operations};
+use crate::node::Node;
+
+/// What handlers run on.
+pub(super) type Shared = Arc<Node>;
+
+/// One route of the interface.
+pub(super) struct Route {
+    pub(super) method: Method,
+    /// Below [`BASE_PATH`].
+    pub(super) path: &'static str,
+    handler: MethodRouter<Shared>,
+}
+
+/// Every route there is. The OpenAPI document is tested against it.
+pub(super) fn table() -> Vec<Route> {
+    vec![
+        get("/health", node::health),
+        get("/version", node::version),
+        get("/openapi.json", openapi::document),
+        post("/node/stop", node::stop),
+        get("/mounts", mounts::list),
+        get("/mounts/{id}", mounts::show),
+        delete("/mounts/{id}", mounts::remove),
+        get("/clones", clones::list),
+        get("/clones/{id}", clones::show),
+        delete("/clones/{id}", clones::remove),
+        get("/operations", operations::list),
+        get("/operations/{id}", operations::show),
+        delete("/operations/{id}", operations::cancel),
+    ]
+}
+
+fn get<H: Handler<T, Shared>, T: 'static>(path: &'static str, handler: H) -> Route {
+    Route { method: Method::GET, path, handler: on(MethodFilter::GET, handler) }
+}
+
+fn post<H: Handler<T, Shared>, T: 'static>(path: &'static str, handler: H) -> Route {
+    Route { method: Method::POST, path, handler: on(MethodFilter::POST, handler) }
+}
+
+fn delete<H: Handler<T, Shared>, T: 'static>(path: &'static str, handler: H) -> Route {
+    Route { method: Method::DELETE, path, handler: on(MethodFilter::DELETE, handler) }
+}
+
+/// The whole interface on `node`.
+pub fn router(node: Arc<Node>) -> Router {
+    let ids = RequestIds::new(node.life());
+    let at = |path| format!("{BASE_PATH}{path}");
+    table()
+        .into_iter()
+        .fold(Router::new(), |all, route| all.route(&at(route.path), route.handler))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(node)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::from_fn_with_state(ids, request::wrap))
+}
+
+async fn no_such_route(uri: Uri) -> ApiError {
+    ApiError::NoSuchRoute(uri.path().to_owned())
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::MethodNotAllowed { method, path: uri.path().to_owned() }
+}
+
+#[cfg(test)]
+mod tests;
