@@ -12,4 +12,5 @@ pub mod log;
 pub mod node;
 pub mod operation;
 pub mod registry;
+pub mod runtime;
 pub mod workspace;
