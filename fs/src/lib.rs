@@ -7,6 +7,8 @@
 
 pub mod digest;
 pub mod digest_file;
+pub mod filesystem;
+pub mod fuse;
 pub mod git;
 pub mod manifest;
 pub mod name;

@@ -142,6 +142,11 @@ impl Replica {
         &self.manifest
     }
 
+    /// What reads do while the origin is gone.
+    pub fn when_gone(&self) -> WhenGone {
+        self.config.when_gone
+    }
+
     /// Where it lies.
     pub fn layout(&self) -> &Layout {
         &self.config.layout
@@ -180,8 +185,10 @@ impl Replica {
     }
 
     async fn fetch(&self, range: BlockRange, size: u64) -> Result<Bytes, ReadError> {
-        let _runtime = self.runtime.enter();
-        let mut deliveries = self.origin.read_ranges(vec![range], Class::Demand);
+        let mut deliveries = {
+            let _runtime = self.runtime.enter();
+            self.origin.read_ranges(vec![range], Class::Demand)
+        };
         let mut bytes = Vec::new();
         while let Some(delivery) = deliveries.recv().await {
             match delivery.map_err(from_origin)? {

@@ -1,0 +1,320 @@
+//! What a file system call on a mounted root means, without a kernel.
+//!
+//! A [`TreeView`] shows one root of a [`Replica`]: names and metadata from the manifest, content from the replica,
+//! substitutes where git would act on what a peer wrote (see `docs/semantics.md`). It keeps no table of inodes: an
+//! entry's number follows from its place in the manifest, and back.
+//!
+//! Most calls are answered from memory. Those that may wait come in two: `try_…` answers at once or says
+//! [`Now::Later`], and the async one waits. The wait for the origin ends as [`WhenGone`] says.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::manifest::{Arrival, Entry, EntryIndex, Kind, Listing, Manifest, NotYet};
+use crate::name::NAME_BYTES_MAX;
+use crate::replica::{ReadError, Replica, TryRead, WAIT_DEFAULT, WhenGone};
+
+mod attributes;
+mod list;
+mod seek;
+mod shown;
+mod xattr;
+
+pub use attributes::{Attributes, BLOCK_SIZE, NodeId, Owner};
+pub use list::{List, Listed};
+pub use seek::Seek;
+use shown::{Showcase, Shown};
+
+/// Why a call fails.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ViewError {
+    /// The manifest's stream failed, so nothing can be said about the entry.
+    #[error("the manifest failed: {0}")]
+    ManifestFailed(String),
+    /// The part of the manifest that is needed did not arrive in time.
+    #[error("the directory's entries did not arrive in time")]
+    Late,
+    /// The entry is not a directory.
+    #[error("not a directory")]
+    NotADirectory,
+    /// The entry is a directory.
+    #[error("a directory")]
+    IsADirectory,
+    /// The entry is neither what was asked of it.
+    #[error("not possible with an entry of this kind")]
+    WrongKind,
+    /// The name is longer than any name can be.
+    #[error("the name is too long")]
+    NameTooLong,
+    /// The entry has no xattr of this name.
+    #[error("no such attribute")]
+    NoXattr,
+    /// Xattrs of this namespace do not travel.
+    #[error("attributes of this kind are not kept")]
+    XattrNotSupported,
+    /// Nothing lies at or beyond this offset.
+    #[error("beyond the end of the file")]
+    BeyondEnd,
+    /// Whoever asked was told to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// The content could not be had.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// An answer that may have to be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Now<T> {
+    /// Here it is.
+    Ready(T),
+    /// The async call of the same name waits for it.
+    Later,
+}
+
+/// What `statfs` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Blocks of [`BLOCK_SIZE`] of all files, also of those still to come.
+    pub blocks: u64,
+    /// Entries.
+    pub entries: u64,
+}
+
+/// One root of a replica as a read-only tree. Shared between threads and tasks.
+#[derive(Debug)]
+pub struct TreeView {
+    replica: Arc<Replica>,
+    root: EntryIndex,
+    owner: Owner,
+    showcase: Showcase,
+}
+
+impl TreeView {
+    /// A view of root `root`, whose entries all belong to `owner`.
+    pub fn new(replica: Arc<Replica>, root: EntryIndex, owner: Owner) -> Self {
+        Self { replica, root, owner, showcase: Showcase::default() }
+    }
+
+    /// The replica it shows.
+    pub fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    /// The entry `name` of a directory; `None` where there is none.
+    pub fn try_lookup(&self, directory: NodeId, name: &[u8]) -> Result<Now<Option<Attributes>>, ViewError> {
+        let directory = self.directory(directory)?;
+        if name.len() > NAME_BYTES_MAX {
+            return Err(ViewError::NameTooLong);
+        }
+        match self.manifest().lookup(directory, name) {
+            Ok(Some(entry)) => Ok(Now::Ready(Some(self.attributes_of(&self.shared(entry)?)?))),
+            // A manifest that has failed shows nothing, which is not the same as having nothing.
+            Ok(None) => self.unless_failed().map(|()| Now::Ready(None)),
+            Err(NotYet) => Ok(Now::Later),
+        }
+    }
+
+    /// As [`try_lookup`](Self::try_lookup), after a wait for the directory's listing. Cancel safe.
+    pub async fn lookup(&self, directory: NodeId, name: &[u8]) -> Result<Option<Attributes>, ViewError> {
+        loop {
+            match self.try_lookup(directory, name)? {
+                Now::Ready(found) => return Ok(found),
+                Now::Later => self.listed(directory).await?,
+            }
+        }
+    }
+
+    /// What `stat` shows.
+    pub fn attributes(&self, node: NodeId) -> Result<Attributes, ViewError> {
+        self.attributes_of(&self.entry(node)?)
+    }
+
+    /// The entries of a directory from the one at `position` on: 0 is `.`, 1 is `..`.
+    pub fn try_list(&self, directory: NodeId, position: u64) -> Result<Now<List<'_>>, ViewError> {
+        let directory = self.entry(NodeId::of(self.directory(directory)?, self.root))?;
+        match self.manifest().children(directory.index()) {
+            Listing::Known(children) => Ok(Now::Ready(List::new(self, directory, children, position))),
+            Listing::NotYet => Ok(Now::Later),
+        }
+    }
+
+    /// Waits until a directory's listing has arrived. Cancel safe.
+    ///
+    /// Where [`WhenGone`] sets a limit, it counts from the last part of the manifest that arrived.
+    pub async fn listed(&self, directory: NodeId) -> Result<(), ViewError> {
+        let directory = self.directory(directory)?;
+        let mut arrival = self.manifest().arrival();
+        loop {
+            arrival.borrow_and_update();
+            self.unless_failed()?;
+            if self.manifest().children(directory) != Listing::NotYet {
+                return Ok(());
+            }
+            let more = self.in_time(arrival.changed()).await?;
+            more.map_err(|_| ViewError::ManifestFailed("it broke off".into()))?;
+        }
+    }
+
+    /// The target of a symlink.
+    pub fn read_link(&self, node: NodeId) -> Result<Bytes, ViewError> {
+        let entry = self.entry(node)?;
+        match (entry.kind(), self.shown(&entry)?.text()) {
+            (Kind::Symlink, Some(text)) => Ok(text.clone()),
+            (Kind::Symlink, None) => Ok(entry.extra().target.into()),
+            (Kind::File | Kind::Directory, _) => Err(ViewError::WrongKind),
+        }
+    }
+
+    /// Tells that a handle on a file was opened. Each success must be followed by one [`release`](Self::release).
+    pub fn open(&self, node: NodeId) -> Result<(), ViewError> {
+        if let Content::OfReplica(inode) = self.file(node)?.content {
+            self.replica.opened(inode);
+        }
+        Ok(())
+    }
+
+    /// Tells that a handle on a file was closed.
+    pub fn release(&self, node: NodeId) {
+        if let Ok(File { content: Content::OfReplica(inode), .. }) = self.file(node) {
+            self.replica.released(inode);
+        }
+    }
+
+    /// Reads `length` bytes at `offset`, or up to the end of the file, without waiting.
+    pub fn try_read(&self, node: NodeId, offset: u64, length: u32) -> Result<Now<Bytes>, ViewError> {
+        let file = self.file(node)?;
+        match file.content {
+            Content::Text(text) => Ok(Now::Ready(part(&text, offset, length))),
+            Content::OfReplica(inode) => match self.replica.try_read(inode, offset, length) {
+                TryRead::Ready(bytes) => whole(bytes, file.size, offset, length).map(Now::Ready),
+                TryRead::WouldWait => Ok(Now::Later),
+            },
+        }
+    }
+
+    /// As [`try_read`](Self::try_read), after a wait for what is not here: exactly these bytes or an error. Cancel
+    /// safe.
+    pub async fn read(&self, node: NodeId, offset: u64, length: u32) -> Result<Bytes, ViewError> {
+        let File { size, content } = self.file(node)?;
+        match content {
+            Content::Text(text) => Ok(part(&text, offset, length)),
+            Content::OfReplica(inode) => {
+                whole(self.replica.read(inode, offset, length).await?, size, offset, length)
+            }
+        }
+    }
+
+    /// What `statfs` shows: a tree that is full, since nothing can be added to it.
+    pub fn space(&self) -> Space {
+        let manifest = self.manifest();
+        Space {
+            blocks: manifest.file_bytes().div_ceil(u64::from(BLOCK_SIZE)),
+            entries: manifest.entries().into(),
+        }
+    }
+
+    fn manifest(&self) -> &Manifest {
+        self.replica.manifest()
+    }
+
+    fn entry(&self, node: NodeId) -> Result<Entry<'_>, ViewError> {
+        let entry = node.index(self.root).and_then(|index| self.manifest().entry(index));
+        entry.ok_or_else(|| self.failure())
+    }
+
+    fn directory(&self, node: NodeId) -> Result<EntryIndex, ViewError> {
+        let entry = self.entry(node)?;
+        if entry.kind() == Kind::Directory { Ok(entry.index()) } else { Err(ViewError::NotADirectory) }
+    }
+
+    fn file(&self, node: NodeId) -> Result<File, ViewError> {
+        let entry = self.entry(node)?;
+        let shown = self.shown(&entry)?;
+        let content = match (entry.kind(), shown.text()) {
+            (Kind::File, Some(text)) => Content::Text(text.clone()),
+            (Kind::File, None) => Content::OfReplica(entry.inode()),
+            (Kind::Directory, _) => return Err(ViewError::IsADirectory),
+            (Kind::Symlink, _) => return Err(ViewError::WrongKind),
+        };
+        Ok(File { size: entry.size(), content })
+    }
+
+    fn shown(&self, entry: &Entry<'_>) -> Result<Arc<Shown>, ViewError> {
+        // An entry is reached through its directory's listing, so what lies around it has arrived.
+        self.showcase.of(self.manifest(), entry).map_err(|NotYet| self.failure())
+    }
+
+    fn attributes_of(&self, entry: &Entry<'_>) -> Result<Attributes, ViewError> {
+        let node = NodeId::of(entry.index(), self.root);
+        Ok(Attributes::new(entry, &*self.shown(entry)?, node, self.owner))
+    }
+
+    /// The entry that stands for the inode of `entry`: the first of its names. A name under which something else is
+    /// shown than the inode's own content and mode stands for itself.
+    fn shared<'m>(&'m self, entry: Entry<'m>) -> Result<Entry<'m>, ViewError> {
+        if entry.inode() == entry.index() {
+            return Ok(entry);
+        }
+        let first = self.manifest().entry(entry.inode()).ok_or_else(|| self.failure())?;
+        let substitute = self.shown(&entry)?.is_substitute() || self.shown(&first)?.is_substitute();
+        Ok(if substitute { entry } else { first })
+    }
+
+    /// Why the manifest does not show an entry that was seen before.
+    fn failure(&self) -> ViewError {
+        match self.unless_failed() {
+            Err(failed) => failed,
+            Ok(()) => ViewError::ManifestFailed("it has no such entry".into()),
+        }
+    }
+
+    fn unless_failed(&self) -> Result<(), ViewError> {
+        match &*self.manifest().arrival().borrow() {
+            Arrival::Failed(why) => Err(ViewError::ManifestFailed(why.clone())),
+            Arrival::Listed(_) | Arrival::Complete => Ok(()),
+        }
+    }
+
+    /// Runs `wait` to its end, or for as long as a read waits for the origin.
+    pub(crate) async fn in_time<T>(&self, wait: impl Future<Output = T>) -> Result<T, ViewError> {
+        let limit = match self.replica.when_gone() {
+            WhenGone::WaitForever => return Ok(wait.await),
+            WhenGone::Wait(limit) => limit,
+            WhenGone::Fail => WAIT_DEFAULT,
+        };
+        tokio::time::timeout(limit, wait).await.map_err(|_| ViewError::Late)
+    }
+}
+
+/// A file to be read.
+struct File {
+    /// Its bytes in the manifest.
+    size: u64,
+    content: Content,
+}
+
+/// Where a file's bytes come from.
+enum Content {
+    /// The replica, by the first name of the inode.
+    OfReplica(EntryIndex),
+    /// Here: a substitute.
+    Text(Bytes),
+}
+
+fn part(text: &Bytes, offset: u64, length: u32) -> Bytes {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
+    let end = start.saturating_add(length as usize).min(text.len());
+    text.slice(start..end)
+}
+
+/// Refuses a short read: the kernel would take it for the end of the file and show zeros (`fuse_short_read`,
+/// `fs/fuse/file.c`).
+fn whole(bytes: Bytes, size: u64, offset: u64, length: u32) -> Result<Bytes, ViewError> {
+    let expected = size.saturating_sub(offset).min(length.into());
+    match bytes.len() as u64 == expected {
+        true => Ok(bytes),
+        false => Err(ReadError::Corrupt("a read of the wrong length".into()).into()),
+    }
+}

@@ -1,0 +1,257 @@
+//! The kernel's requests, one method each: decode, call the [`TreeView`], reply.
+//!
+//! A dispatch thread runs these and never waits: what is not answered from memory becomes a
+//! [task of its own](super::waits).
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use fuser::{
+    Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
+    ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyXattr, Request,
+};
+use tokio::runtime::Handle;
+
+use super::errno::errno;
+use super::interrupt::Caller;
+use super::reply::{self, DirectoryReply, TTL, file_attr};
+use super::waits::Waits;
+use crate::filesystem::{BLOCK_SIZE, NodeId, Now, Seek, Space, TreeView, ViewError};
+use crate::name::NAME_BYTES_MAX;
+
+/// Bytes of one request at most; the kernel grants no more by default (`fs.fuse.max_pages_limit`).
+const REQUEST_BYTES_MAX: u32 = 1024 * 1024;
+/// Read-ahead requests of one mount under way at most.
+pub(super) const BACKGROUND_MAX: u16 = 64;
+/// What is asked of the kernel where it offers it. Listings always come with attributes: most who list also stat.
+const CAPABILITIES: [InitFlags; 4] = [
+    InitFlags::FUSE_ASYNC_READ,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+];
+/// Handles carry nothing: the number of the entry tells everything.
+const HANDLE: FileHandle = FileHandle(0);
+
+/// Serves one mount.
+#[derive(Debug)]
+pub(super) struct Adapter {
+    view: Arc<TreeView>,
+    waits: Waits,
+}
+
+impl Adapter {
+    pub(super) fn new(view: TreeView, runtime: Handle) -> Self {
+        Self { view: Arc::new(view), waits: Waits::new(runtime) }
+    }
+
+    /// Answers when `work` is done, from a task of its own.
+    fn later<R, T, W>(
+        &self,
+        request: &Request,
+        reply: R,
+        work: impl FnOnce(Arc<TreeView>) -> W + Send + 'static,
+        answer: impl FnOnce(R, Result<T, ViewError>) + Send + 'static,
+    ) where
+        R: Send + 'static,
+        T: Send + 'static,
+        W: Future<Output = Result<T, ViewError>> + Send + 'static,
+    {
+        self.waits.answer_later(Caller::new(request.pid()), self.view.clone(), reply, work, answer);
+    }
+
+    fn list<R: DirectoryReply>(&self, request: &Request, directory: NodeId, position: u64, mut reply: R) {
+        guarded(|| match reply::fill(&self.view, directory, position, &mut reply) {
+            Ok(Now::Ready(())) => reply.send(Ok(())),
+            Err(error) => reply.send(Err(error)),
+            Ok(Now::Later) => {
+                let work =
+                    move |view: Arc<TreeView>| async move { view.listed(directory).await.map(|()| view) };
+                self.later(request, reply, work, move |mut reply, listed| {
+                    let filled = listed.and_then(|view| reply::fill(&view, directory, position, &mut reply));
+                    reply.send(filled.and_then(|now| match now {
+                        Now::Ready(()) => Ok(()),
+                        // A listing that has arrived stays, unless the manifest fails.
+                        Now::Later => Err(ViewError::Late),
+                    }));
+                });
+            }
+        });
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in CAPABILITIES {
+            if let Err(missing) = config.add_capabilities(capability) {
+                tracing::debug!(?missing, "the kernel lacks a FUSE capability");
+            }
+        }
+        if config.set_max_write(REQUEST_BYTES_MAX).is_err()
+            || config.set_max_background(BACKGROUND_MAX).is_err()
+        {
+            return Err(io::Error::other("fuser refuses the size or the number of requests"));
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let parent = NodeId(parent.0);
+        guarded(|| match self.view.try_lookup(parent, name.as_bytes()) {
+            Ok(Now::Ready(found)) => reply::entry(reply, Ok(found)),
+            Err(error) => reply::entry(reply, Err(error)),
+            Ok(Now::Later) => {
+                let name = name.as_bytes().to_vec();
+                let work = move |view: Arc<TreeView>| async move { view.lookup(parent, &name).await };
+                self.later(request, reply, work, reply::entry);
+            }
+        });
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        guarded(|| match self.view.attributes(NodeId(ino.0)) {
+            Ok(attributes) => reply.attr(&TTL, &file_attr(&attributes)),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        guarded(|| reply::data(reply, self.view.read_link(NodeId(ino.0))));
+    }
+
+    fn open(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        // Who serves a handle, this process or the kernel by itself, is decided here and nowhere else. Nothing
+        // changes underneath, so what the kernel has cached stays good, and there is nothing to flush.
+        guarded(|| match self.view.open(NodeId(ino.0)) {
+            Ok(()) => reply.opened(HANDLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let node = NodeId(ino.0);
+        guarded(|| match self.view.try_read(node, offset, size) {
+            Ok(Now::Ready(bytes)) => reply::data(reply, Ok(bytes)),
+            Err(error) => reply::data(reply, Err(error)),
+            Ok(Now::Later) => {
+                let work = move |view: Arc<TreeView>| async move { view.read(node, offset, size).await };
+                self.later(request, reply, work, reply::data);
+            }
+        });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        guarded(|| {
+            self.view.release(NodeId(ino.0));
+            reply.ok();
+        });
+    }
+
+    fn fsync(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _data: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(HANDLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
+    }
+
+    fn readdir(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        self.list(request, NodeId(ino.0), offset, reply);
+    }
+
+    fn readdirplus(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        self.list(request, NodeId(ino.0), offset, reply);
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _data: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let Space { blocks, entries } = self.view.space();
+        reply.statfs(blocks, 0, 0, entries, 0, BLOCK_SIZE, NAME_BYTES_MAX as u32, BLOCK_SIZE);
+    }
+
+    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        guarded(|| reply::xattr(reply, size, self.view.xattr(NodeId(ino.0), name.as_bytes())));
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        guarded(|| reply::xattr(reply, size, self.view.xattr_names(NodeId(ino.0))));
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let seek = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            // The kernel answers the others itself.
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let found = |offset| self.view.seek(NodeId(ino.0), offset, seek);
+        guarded(|| match u64::try_from(offset).map_err(|_| ViewError::BeyondEnd).and_then(found) {
+            // Sizes are at most `i64::MAX`, which the manifest sees to.
+            Ok(offset) => reply.offset(offset.cast_signed()),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+}
+
+/// Keeps a panic from ending the dispatch thread, and the mount with it: the reply, dropped on the way, answers EIO.
+fn guarded(work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        tracing::error!("a request of the kernel was answered with EIO since its handler panicked");
+    }
+}

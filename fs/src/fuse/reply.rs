@@ -1,0 +1,187 @@
+//! From what a view answers to what the kernel is sent.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use fuser::{
+    Errno, FileAttr, FileType, Generation, INodeNo, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEntry, ReplyXattr,
+};
+
+use super::errno::errno;
+use crate::filesystem::{Attributes, BLOCK_SIZE, Listed, NodeId, Now, TreeView, ViewError};
+use crate::manifest::{Kind, Mtime};
+
+/// How long the kernel may keep names and attributes: a snapshot never changes.
+pub(super) const TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// A number is never used for another entry.
+const GENERATION: Generation = Generation(0);
+
+/// A reply that takes one entry of a directory after the other.
+pub(super) trait DirectoryReply: Send + 'static {
+    /// Adds one; true when it did not fit.
+    fn add(&mut self, listed: &Listed<'_>) -> bool;
+    /// Sends what was added, or the error.
+    fn send(self, result: Result<(), ViewError>);
+}
+
+impl DirectoryReply for ReplyDirectory {
+    fn add(&mut self, listed: &Listed<'_>) -> bool {
+        let attr = file_attr(&listed.attributes);
+        ReplyDirectory::add(self, attr.ino, listed.next, attr.kind, OsStr::from_bytes(listed.name))
+    }
+
+    fn send(self, result: Result<(), ViewError>) {
+        match result {
+            Ok(()) => self.ok(),
+            Err(error) => self.error(errno(&error)),
+        }
+    }
+}
+
+impl DirectoryReply for ReplyDirectoryPlus {
+    fn add(&mut self, listed: &Listed<'_>) -> bool {
+        let attr = file_attr(&listed.attributes);
+        let name = OsStr::from_bytes(listed.name);
+        ReplyDirectoryPlus::add(self, attr.ino, listed.next, name, &TTL, &attr, GENERATION)
+    }
+
+    fn send(self, result: Result<(), ViewError>) {
+        match result {
+            Ok(()) => self.ok(),
+            Err(error) => self.error(errno(&error)),
+        }
+    }
+}
+
+/// Adds entries from `position` on until the reply is full. After an error nothing may be sent: what was added is not
+/// the directory.
+pub(super) fn fill(
+    view: &TreeView,
+    directory: NodeId,
+    position: u64,
+    reply: &mut impl DirectoryReply,
+) -> Result<Now<()>, ViewError> {
+    let Now::Ready(list) = view.try_list(directory, position)? else {
+        return Ok(Now::Later);
+    };
+    for listed in list {
+        if reply.add(&listed?) {
+            break;
+        }
+    }
+    Ok(Now::Ready(()))
+}
+
+/// An entry, or word that there is none, which the kernel keeps as long.
+pub(super) fn entry(reply: ReplyEntry, found: Result<Option<Attributes>, ViewError>) {
+    match found {
+        Ok(attributes) => {
+            let attr = attributes.map_or(NO_ENTRY, |attributes| file_attr(&attributes));
+            reply.entry(&TTL, &attr, GENERATION);
+        }
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// Bytes.
+pub(super) fn data(reply: ReplyData, bytes: Result<Bytes, ViewError>) {
+    match bytes {
+        Ok(bytes) => reply.data(&bytes),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// An xattr, or a list of their names, into a buffer of `size`; 0 asks for the length.
+pub(super) fn xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>, ViewError>) {
+    match value {
+        // The manifest bounds all xattrs of an entry at 64 KiB.
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// What `stat` shows, for the kernel.
+pub(super) fn file_attr(attributes: &Attributes) -> FileAttr {
+    let mtime = system_time(attributes.mtime);
+    FileAttr {
+        ino: INodeNo(attributes.node.0),
+        size: attributes.size,
+        blocks: attributes.blocks_512,
+        atime: mtime,
+        mtime,
+        ctime: mtime,
+        crtime: mtime,
+        kind: match attributes.kind {
+            Kind::Directory => FileType::Directory,
+            Kind::File => FileType::RegularFile,
+            Kind::Symlink => FileType::Symlink,
+        },
+        perm: attributes.mode,
+        nlink: attributes.nlink,
+        uid: attributes.owner.uid,
+        gid: attributes.owner.gid,
+        rdev: 0,
+        blksize: BLOCK_SIZE,
+        flags: 0,
+    }
+}
+
+/// The kernel takes the number 0 for "no such entry".
+const NO_ENTRY: FileAttr = FileAttr {
+    ino: INodeNo(0),
+    size: 0,
+    blocks: 0,
+    atime: UNIX_EPOCH,
+    mtime: UNIX_EPOCH,
+    ctime: UNIX_EPOCH,
+    crtime: UNIX_EPOCH,
+    kind: FileType::RegularFile,
+    perm: 0,
+    nlink: 0,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    blksize: 0,
+    flags: 0,
+};
+
+/// The moment; 1970 for one beyond what a `SystemTime` holds, which no file system can either.
+fn system_time(mtime: Mtime) -> SystemTime {
+    let seconds = Duration::from_secs(mtime.sec.unsigned_abs());
+    let whole = match mtime.sec {
+        0.. => UNIX_EPOCH.checked_add(seconds),
+        _ => UNIX_EPOCH.checked_sub(seconds),
+    };
+    whole.and_then(|whole| whole.checked_add(Duration::from_nanos(mtime.nsec.into()))).unwrap_or(UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(sec: i64, nsec: u32) {
+        let time = system_time(Mtime { sec, nsec });
+        let found = match time.duration_since(UNIX_EPOCH) {
+            Ok(after) => i128::try_from(after.as_nanos()).unwrap(),
+            Err(before) => -i128::try_from(before.duration().as_nanos()).unwrap(),
+        };
+        assert_eq!(found, i128::from(sec) * 1_000_000_000 + i128::from(nsec));
+    }
+
+    #[test]
+    fn times_before_1970_and_far_away_are_exact() {
+        check(0, 0);
+        check(1_700_000_000, 123_456_789);
+        check(-1, 999_999_999);
+        check(-1, 1);
+        check(-5_000_000_000, 0);
+        check(i64::MAX, 999_999_999);
+        check(i64::MIN, 0);
+    }
+}
