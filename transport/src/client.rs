@@ -1,16 +1,28 @@
 //! The side that asks: first contact with an address, and everything about one known peer.
 
+use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use twinshare_fs::manifest::SnapshotId;
-use twinshare_fs::origin::{Availability, Origin};
+use quinn::{Endpoint, TokioRuntime};
+use twinshare_fs::origin::OriginError;
 
+use crate::codes::CloseCode;
 use crate::identity::{Identity, PeerId};
-use crate::protocol::{Hello, Offer, Refusal, SnapshotInfo};
+use crate::protocol::{BadFrame, Hello, Refusal};
+use crate::tuning;
+
+mod call;
+mod connect;
+mod expected;
+mod link;
+mod origin;
+mod remote;
+
+pub use remote::Remote;
 
 /// Why a call to a peer failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +49,29 @@ pub enum CallError {
     Invalid(String),
 }
 
+impl From<BadFrame> for CallError {
+    fn from(error: BadFrame) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+impl From<CallError> for OriginError {
+    fn from(error: CallError) -> Self {
+        let text = error.to_string();
+        match error {
+            CallError::Unreachable(why) => Self::Gone(why),
+            CallError::OtherPeer { .. } | CallError::Deadline(_) => Self::Gone(text),
+            CallError::Invalid(why) => Self::Invalid(why),
+            CallError::Refused(refusal) => match refusal {
+                Refusal::NotGranted | Refusal::NoSuchWorkspace => Self::Refused(refusal.to_string()),
+                Refusal::SnapshotGone => Self::SnapshotGone,
+                Refusal::TooBusy | Refusal::Internal(_) => Self::Gone(refusal.to_string()),
+                Refusal::BadRequest => Self::Invalid(refusal.to_string()),
+            },
+        }
+    }
+}
+
 /// Who answered at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Greeting {
@@ -49,82 +84,61 @@ pub struct Greeting {
 }
 
 /// This node's side of all its outgoing connections: one UDP socket. Cheap to clone; clones share it.
-#[derive(Clone, Debug)]
-pub struct Client {}
+#[derive(Clone)]
+pub struct Client {
+    endpoint: Endpoint,
+    identity: Identity,
+    hello: Arc<Hello>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
 
 impl Client {
     /// Opens the socket; `hello` is how this node introduces itself. Must be called within a Tokio runtime.
     pub fn new(identity: &Identity, hello: Hello) -> io::Result<Self> {
-        let _ = (identity, hello);
-        todo!()
+        let socket = tuning::outgoing()?;
+        let endpoint = Endpoint::new(tuning::client_endpoint(), None, socket, Arc::new(TokioRuntime))?;
+        Ok(Self { endpoint, identity: identity.clone(), hello: Arc::new(hello) })
     }
 
     /// First contact: says hello to whoever answers first at `addresses`, or only to `expected`. Cancel-safe.
+    ///
+    /// Tries all addresses (at most [`ADDRESSES_MAX`](Self::ADDRESSES_MAX)), and gives up after `deadline`.
     pub async fn greet(
         &self,
         addresses: &[SocketAddr],
         expected: Option<PeerId>,
         deadline: Duration,
     ) -> Result<Greeting, CallError> {
-        let _ = (addresses, expected, deadline);
-        todo!()
+        within(deadline, self.greet_in_time(addresses, expected)).await
+    }
+
+    async fn greet_in_time(
+        &self,
+        addresses: &[SocketAddr],
+        expected: Option<PeerId>,
+    ) -> Result<Greeting, CallError> {
+        let connected = connect::first(self, addresses, expected).await?;
+        let hello = call::hello(&connected.connection, self.introduction()).await?;
+        connected.connection.close(CloseCode::Finished.code(), b"");
+        Ok(Greeting { peer: connected.peer, address: connected.address, hello })
+    }
+
+    /// Addresses of one peer that are tried at most; further ones are ignored.
+    pub const ADDRESSES_MAX: usize = 16;
+
+    fn introduction(&self) -> &Hello {
+        &self.hello
     }
 }
 
-/// Everything about one peer: its addresses, the connection to it, whether it answers. Cheap to clone; clones share
-/// all of it, and the connection ends with the last of them and of the origins made from it.
-#[derive(Clone, Debug)]
-pub struct Remote {}
-
-impl Remote {
-    /// Knows `peer` under `addresses`. Connects when something is asked of it, not before.
-    pub fn new(client: &Client, peer: PeerId, addresses: Vec<SocketAddr>) -> Self {
-        let _ = (client, peer, addresses);
-        todo!()
-    }
-
-    /// The peer.
-    pub fn peer(&self) -> PeerId {
-        todo!()
-    }
-
-    /// Where it may be found from now on; where they differ from those of before, they are tried at once.
-    pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
-        let _ = addresses;
-        todo!()
-    }
-
-    /// Whether it answers at present, and news of it. Reachable until the first failure.
-    pub fn availability(&self) -> watch::Receiver<Availability> {
-        todo!()
-    }
-
-    /// Who it says it is. Cancel-safe, as are the calls below.
-    pub async fn hello(&self, deadline: Duration) -> Result<Hello, CallError> {
-        let _ = deadline;
-        todo!()
-    }
-
-    /// The workspaces it offers to this node.
-    pub async fn catalogue(&self, deadline: Duration) -> Result<Vec<Offer>, CallError> {
-        let _ = deadline;
-        todo!()
-    }
-
-    /// A snapshot of `workspace`: of this moment, or `at` again. Freezing a large tree can take the peer minutes.
-    pub async fn open_snapshot(
-        &self,
-        workspace: &str,
-        at: Option<SnapshotId>,
-        deadline: Duration,
-    ) -> Result<SnapshotInfo, CallError> {
-        let _ = (workspace, at, deadline);
-        todo!()
-    }
-
-    /// The content of a snapshot.
-    pub fn origin(&self, snapshot: SnapshotId) -> Arc<dyn Origin> {
-        let _ = snapshot;
-        todo!()
-    }
+async fn within<T>(
+    deadline: Duration,
+    call: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    tokio::time::timeout(deadline, call).await.unwrap_or(Err(CallError::Deadline(deadline)))
 }

@@ -9,9 +9,14 @@
 //! may read what is decided by the [`server::Service`] it is given.
 
 pub mod client;
+mod codes;
+mod compress;
 pub mod identity;
 pub mod protocol;
 pub mod server;
+mod tls;
+pub mod tuning;
+mod wire;
 
 pub use client::{CallError, Client, Greeting, Remote};
 pub use identity::{Identity, PeerId, PublicKey};

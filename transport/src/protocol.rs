@@ -17,6 +17,9 @@ pub const ALPN: &[u8] = b"twinshare/1";
 /// Which request and answer numbers a node knows; 1 is the first. Grows with every number that is added.
 pub const REVISION: u16 = 1;
 
+/// Bytes of the length before each message, little-endian.
+pub const LENGTH_BYTES: usize = 4;
+
 /// How a node introduces itself, in both directions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

@@ -1,4 +1,19 @@
 //! The side that answers: accepts connections, lets one seam admit each request, and serves any origin.
+//!
+//! Everything a stranger can make this node spend is bounded, here and in [`crate::tuning`]:
+//!
+//! | what | bound | at the bound |
+//! |---|---|---|
+//! | handshakes under way | 64, each 5 s | above 16 the address must prove itself (Retry), above 64 it is refused |
+//! | connections | 256, per address 64, per peer 16 | the new one is closed as too busy |
+//! | requests open on a connection | 128 | QUIC gives no more stream credit; the client waits |
+//! | time to send a request | 10 s | refused |
+//! | answers in the making | demand 96, others 32; per peer 32 and 12 | waits 10 s, then refused as too busy |
+//! | memory of an answer | the origin's channel of 2 MiB, one run, 32 KiB gathered | the origin waits |
+//! | unacknowledged bytes of a connection | 16 MiB | the answer waits |
+//! | time for one run to be taken | 60 s | the stream is reset: a reader that takes less than 17 KiB/s |
+//! | time for the origin to deliver | 60 s | refused as failed |
+//! | a connection without a sign of life | 5 s | ends, and all its requests with it |
 
 use std::fmt;
 use std::future::Future;
@@ -6,12 +21,37 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use quinn::{Connection, Endpoint, Incoming, TokioRuntime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use twinshare_fs::manifest::SnapshotId;
 use twinshare_fs::origin::Origin;
 
+use crate::codes::CloseCode;
 use crate::identity::{Identity, PeerId};
 use crate::protocol::{Hello, Offer, Refusal, Request, SnapshotInfo};
+use crate::{tls, tuning};
+
+mod deliver;
+mod peers;
+mod request;
+
+use peers::{Peers, Place};
+use request::Work;
+
+/// Handshakes under way at most; each holds some 10 KiB.
+const HANDSHAKES_MAX: usize = 64;
+
+/// Above this many, an address has to prove that it receives what is sent to it, which keeps forged ones out.
+const HANDSHAKES_UNPROVEN_MAX: usize = 16;
+
+/// How long a handshake may take: a few round trips, some lost.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+
+/// How long a shutdown waits for the peers to hear of it.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// What a [`Service`] returns: a future that yields the answer or the reason why there is none.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send + 'a>>;
@@ -37,10 +77,11 @@ pub trait Service: Send + Sync + 'static {
     /// Who this node is; `theirs` is how the caller introduced itself (a hint, not a proof). Must not block.
     fn hello(&self, caller: &Caller, theirs: &Hello) -> Hello;
 
-    /// The workspaces this caller may know of; at most [`crate::protocol::OFFERS_MAX`] are sent.
+    /// The workspaces this caller may know of; at most [`crate::protocol::OFFERS_MAX`] are sent. Has ten seconds.
     fn catalogue<'a>(&'a self, caller: &'a Caller) -> Reply<'a, Vec<Offer>>;
 
-    /// Freezes a snapshot of `workspace`, or with `at` makes sure that one still is.
+    /// Freezes a snapshot of `workspace`, or with `at` makes sure that one still is. Has ten minutes, less where the
+    /// caller has less patience.
     fn open_snapshot<'a>(
         &'a self,
         caller: &'a Caller,
@@ -48,39 +89,140 @@ pub trait Service: Send + Sync + 'static {
         at: Option<SnapshotId>,
     ) -> Reply<'a, SnapshotInfo>;
 
-    /// What serves a snapshot to this caller.
+    /// What serves a snapshot to this caller. Has ten seconds.
     fn origin<'a>(&'a self, caller: &'a Caller, snapshot: SnapshotId) -> Reply<'a, Arc<dyn Origin>>;
 }
 
 /// A listening node. Dropping it ends all its connections at once.
-pub struct Server {}
+pub struct Server {
+    endpoint: Endpoint,
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+/// What all connections share.
+struct Shared {
+    service: Arc<dyn Service>,
+    peers: Peers,
+    work: Work,
+}
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").finish_non_exhaustive()
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
 impl Server {
     /// Listens on `address` (UDP) and serves until it is shut down. Must be called within a Tokio runtime.
     pub fn bind(identity: &Identity, address: SocketAddr, service: Arc<dyn Service>) -> io::Result<Self> {
-        let _ = (identity, address, service);
-        todo!()
+        let tls = tls::server(identity).map_err(io::Error::other)?;
+        let endpoint = Endpoint::new(
+            tuning::server_endpoint(identity),
+            Some(tuning::server_config(tls)),
+            tuning::listen(address)?,
+            Arc::new(TokioRuntime),
+        )?;
+        let address = endpoint.local_addr()?;
+        let shared = Arc::new(Shared { service, peers: Peers::default(), work: Work::for_all() });
+        tokio::spawn(accept(endpoint.clone(), Arc::clone(&shared)));
+        Ok(Self { endpoint, address, shared })
     }
 
     /// The address it listens on, with the port that was chosen where none was given.
     pub fn local_address(&self) -> SocketAddr {
-        todo!()
+        self.address
     }
 
     /// Ends every connection of `peer`: after its grants have changed, it has to ask again.
     pub fn disconnect(&self, peer: &PeerId) {
-        let _ = peer;
-        todo!()
+        for connection in self.shared.peers.connections(peer) {
+            connection.close(CloseCode::AskAgain.code(), b"");
+        }
     }
 
-    /// Accepts nothing more, tells all peers, and waits (at most a second) until they have heard.
+    /// Accepts nothing more, ends what is under way, tells all peers, and waits (at most a second) until they have
+    /// heard.
     pub async fn shutdown(&self) {
-        todo!()
+        self.endpoint.close(CloseCode::ShuttingDown.code(), b"");
+        // Peers that do not answer learn it from their own idle timeout.
+        let _ = tokio::time::timeout(FAREWELL_MAX, self.endpoint.wait_idle()).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.endpoint.close(CloseCode::ShuttingDown.code(), b"");
+    }
+}
+
+/// Takes in whoever knocks, until the endpoint is closed.
+async fn accept(endpoint: Endpoint, shared: Arc<Shared>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let mut connections = JoinSet::new();
+    while let Some(incoming) = endpoint.accept().await {
+        while connections.try_join_next().is_some() {}
+        let Some((incoming, handshake)) = consider(incoming, &handshakes) else { continue };
+        connections.spawn(serve(Arc::clone(&shared), incoming, handshake));
+    }
+}
+
+/// Decides whether a handshake may begin.
+fn consider(incoming: Incoming, handshakes: &Arc<Semaphore>) -> Option<(Incoming, OwnedSemaphorePermit)> {
+    let Ok(handshake) = Arc::clone(handshakes).try_acquire_owned() else {
+        incoming.refuse();
+        return None;
+    };
+    let under_way = HANDSHAKES_MAX - handshakes.available_permits();
+    if under_way > HANDSHAKES_UNPROVEN_MAX && !incoming.remote_address_validated() && incoming.may_retry() {
+        // Fails only where `may_retry` was false.
+        let _ = incoming.retry();
+        return None;
+    }
+    Some((incoming, handshake))
+}
+
+/// One connection, from its handshake to its end. Dropping the future ends all its requests.
+async fn serve(shared: Arc<Shared>, incoming: Incoming, handshake: OwnedSemaphorePermit) {
+    let address = incoming.remote_address();
+    let connection = match tokio::time::timeout(HANDSHAKE_MAX, incoming).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return tracing::debug!(%address, %error, "a handshake failed"),
+        Err(_) => return tracing::debug!(%address, "a handshake took too long"),
+    };
+    drop(handshake);
+    let Some(peer) = tls::peer_of(&connection) else {
+        return tracing::warn!(%address, "a connection without a peer's key was closed");
+    };
+    let Some(place) = shared.peers.enter(peer, &connection) else {
+        tracing::warn!(%address, peer = %peer.short(), "a connection was refused: there are too many");
+        return connection.close(CloseCode::TooBusy.code(), b"");
+    };
+    tracing::debug!(%address, peer = %peer.short(), "connected");
+    serve_requests(&shared, &connection, peer, &place).await;
+}
+
+async fn serve_requests(shared: &Arc<Shared>, connection: &Connection, peer: PeerId, place: &Place) {
+    let mut requests = JoinSet::new();
+    loop {
+        let (send, receive) = match connection.accept_bi().await {
+            Ok(streams) => streams,
+            Err(error) => return tracing::debug!(peer = %peer.short(), %error, "disconnected"),
+        };
+        while let Some(ended) = requests.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(peer = %peer.short(), %error, "a request failed in an unforeseen way");
+            }
+        }
+        let caller = Caller { peer, address: canonical(connection.remote_address()) };
+        requests.spawn(request::serve(Arc::clone(shared), caller, place.work(), send, receive));
+    }
+}
+
+/// The address without the IPv6 form that a socket for both families gives to IPv4.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip if ip == address.ip() => address,
+        ip => SocketAddr::new(ip, address.port()),
     }
 }

@@ -1,0 +1,131 @@
+//! One request on a connection, and the frames of its answer.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use quinn::{Connection, RecvStream};
+use tokio::time::timeout;
+
+use super::CallError;
+use crate::codes::{self, StreamCode};
+use crate::protocol::{
+    ANSWER_BYTES_MAX, Answer, Hello, LENGTH_BYTES, OFFERS_MAX, Offer, Request, SnapshotInfo, decode_answer,
+};
+use crate::wire::{FrameError, FrameReader};
+
+/// How long a read waits for the next frame with its payload. More than a server may wait for its turn and a slow disk
+/// together; a peer that does not answer at all is found out by the connection long before.
+const FRAME_MAX: Duration = Duration::from_secs(30);
+
+/// How long a request may take to be sent: it waits where 128 others are open.
+const SEND_MAX: Duration = Duration::from_secs(30);
+
+/// A request that has been sent. Dropping it cancels the request.
+pub(super) struct Call {
+    reader: FrameReader<RecvStream>,
+}
+
+impl Call {
+    /// Sends a request.
+    pub(super) async fn send(connection: &Connection, request: &Request) -> Result<Self, CallError> {
+        let sent = timeout(SEND_MAX, send(connection, request)).await;
+        let receive = sent.unwrap_or(Err(CallError::Deadline(SEND_MAX)))?;
+        Ok(Self { reader: FrameReader::new(receive) })
+    }
+
+    /// The next frame of the answer, however long it takes. Not cancel-safe.
+    pub(super) async fn answer(&mut self) -> Result<Answer, CallError> {
+        match self.reader.message(ANSWER_BYTES_MAX, decode_answer).await {
+            Ok(Some(Answer::Refused(refusal))) => Err(CallError::Refused(refusal)),
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(CallError::Unreachable("it broke off its answer".into())),
+            Err(error) => Err(call_error(error)),
+        }
+    }
+
+    /// The next frame and its payload, within a read's patience.
+    pub(super) async fn frame(&mut self) -> Result<(Answer, Bytes), CallError> {
+        timeout(FRAME_MAX, self.frame_unhurried()).await.unwrap_or(Err(CallError::Deadline(FRAME_MAX)))
+    }
+
+    async fn frame_unhurried(&mut self) -> Result<(Answer, Bytes), CallError> {
+        let answer = self.answer().await?;
+        match answer.payload_bytes() {
+            0 => Ok((answer, Bytes::new())),
+            bytes => Ok((answer, self.reader.payload(bytes).await.map_err(call_error)?)),
+        }
+    }
+
+    async fn done(&mut self) -> Result<(), CallError> {
+        match self.answer().await? {
+            Answer::Done => Ok(()),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        // Fails where the answer has been read to its end.
+        let _ = self.reader.source().stop(StreamCode::Cancelled.code());
+    }
+}
+
+async fn send(connection: &Connection, request: &Request) -> Result<RecvStream, CallError> {
+    let message = request.encode()?;
+    let mut frame = BytesMut::with_capacity(LENGTH_BYTES + message.len());
+    frame.put_u32_le(message.len() as u32);
+    frame.put_slice(&message);
+    let (mut send, receive) = connection.open_bi().await.map_err(|error| codes::connection_lost(&error))?;
+    send.write_chunk(frame.freeze()).await.map_err(|error| codes::write_failed(&error))?;
+    send.finish().map_err(|closed| codes::write_failed(&closed.into()))?;
+    Ok(receive)
+}
+
+/// Says hello.
+pub(super) async fn hello(connection: &Connection, ours: &Hello) -> Result<Hello, CallError> {
+    let mut call = Call::send(connection, &Request::Hello(ours.clone())).await?;
+    match call.answer().await? {
+        Answer::Hello(theirs) => call.done().await.map(|()| theirs),
+        answer => Err(unexpected(&answer)),
+    }
+}
+
+/// Asks for the catalogue.
+pub(super) async fn catalogue(connection: &Connection) -> Result<Vec<Offer>, CallError> {
+    let mut call = Call::send(connection, &Request::Catalogue).await?;
+    let mut offers = Vec::new();
+    loop {
+        match call.answer().await? {
+            Answer::Offer(offer) if offers.len() < OFFERS_MAX => offers.push(offer),
+            Answer::Done => return Ok(offers),
+            answer => return Err(unexpected(&answer)),
+        }
+    }
+}
+
+/// Opens a snapshot.
+pub(super) async fn open_snapshot(
+    connection: &Connection,
+    request: &Request,
+) -> Result<SnapshotInfo, CallError> {
+    let mut call = Call::send(connection, request).await?;
+    match call.answer().await? {
+        Answer::Snapshot(info) => call.done().await.map(|()| info),
+        answer => Err(unexpected(&answer)),
+    }
+}
+
+/// An answer that does not belong to the question.
+pub(super) fn unexpected(answer: &Answer) -> CallError {
+    CallError::Invalid(format!("an answer of kind {:?} was not asked for", answer.number()))
+}
+
+fn call_error(error: FrameError) -> CallError {
+    match error {
+        FrameError::Truncated => CallError::Unreachable("it broke off its answer".into()),
+        FrameError::Bad(error) => error.into(),
+        FrameError::Stream(error) => codes::read_failed(&error),
+        FrameError::Io(error) => CallError::Unreachable(error.to_string()),
+    }
+}

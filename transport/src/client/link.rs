@@ -1,0 +1,267 @@
+//! The connection to one peer, kept up as long as somebody may want it.
+//!
+//! One task per peer supervises it: connects at the first request, notices the end, and tries again, ever more slowly,
+//! until the peer answers or nobody holds the link any more. Its state is the breaker: while the peer is gone, reads
+//! fail at once instead of each waiting for a connection of its own.
+//!
+//! A reader is told of a lost connection only after [`Availability`] says so too, so whoever waits for news of the
+//! peer's return cannot mistake the old state for it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::Connection;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
+use twinshare_fs::origin::Availability;
+
+use super::{CallError, Client, connect};
+use crate::codes::{self, CloseCode};
+use crate::identity::PeerId;
+use crate::server::canonical;
+
+/// The pause after a first failure.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+
+/// The pause after many: one small packet for each address every few seconds costs nobody anything, and a peer that
+/// comes back is noticed before a person wonders.
+const PAUSE_MAX: Duration = Duration::from_secs(4);
+
+/// A connection that lived this long was a good one: the next failure starts with the shortest pause again.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// How long a reader waits for the supervisor to notice what the reader has noticed.
+const NOTICE_MAX: Duration = Duration::from_secs(1);
+
+/// Reads for which nobody waits, at the same time. Each may fill one answer's window (see [`crate::tuning`]) when its
+/// reader stops, and together they must leave room for those somebody waits for.
+const UNHURRIED_MAX: usize = 6;
+
+/// The link to one peer. Dropping it closes the connection.
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    supervisor: AbortHandle,
+}
+
+struct Shared {
+    client: Client,
+    peer: PeerId,
+    addresses: watch::Sender<Vec<SocketAddr>>,
+    state: watch::Sender<State>,
+    availability: watch::Sender<Availability>,
+    /// The first request has come.
+    wanted: Notify,
+    /// A person is waiting: try now.
+    hurried: Notify,
+    unhurried: Semaphore,
+}
+
+#[derive(Clone)]
+enum State {
+    /// Nobody has asked anything yet.
+    Idle,
+    /// The first attempt is under way.
+    Connecting,
+    Connected(Connection),
+    Gone(CallError),
+}
+
+impl Link {
+    /// Prepares the link; must be called within a Tokio runtime.
+    pub(super) fn new(client: &Client, peer: PeerId, addresses: Vec<SocketAddr>) -> Self {
+        let shared = Arc::new(Shared {
+            client: client.clone(),
+            peer,
+            addresses: watch::Sender::new(addresses),
+            state: watch::Sender::new(State::Idle),
+            availability: watch::Sender::new(Availability::Reachable),
+            wanted: Notify::new(),
+            hurried: Notify::new(),
+            unhurried: Semaphore::new(UNHURRIED_MAX),
+        });
+        let supervisor = tokio::spawn(supervise(Arc::clone(&shared))).abort_handle();
+        Self { shared, supervisor }
+    }
+
+    pub(super) fn peer(&self) -> PeerId {
+        self.shared.peer
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
+    pub(super) fn set_addresses(&self, addresses: Vec<SocketAddr>) {
+        self.shared.addresses.send_if_modified(|known| {
+            let changed = *known != addresses;
+            *known = addresses;
+            changed
+        });
+    }
+
+    pub(super) fn availability(&self) -> watch::Receiver<Availability> {
+        self.shared.availability.subscribe()
+    }
+
+    /// Limits the reads for which nobody waits.
+    pub(super) fn unhurried(&self) -> &Semaphore {
+        &self.shared.unhurried
+    }
+
+    /// The connection; fails at once while the peer is gone.
+    pub(super) async fn connection(&self) -> Result<Connection, CallError> {
+        self.shared.wanted.notify_one();
+        let mut state = self.shared.state.subscribe();
+        let settled = |state: &State| matches!(state, State::Connected(_) | State::Gone(_));
+        match state.wait_for(settled).await.as_deref() {
+            Ok(State::Connected(connection)) => Ok(connection.clone()),
+            Ok(State::Gone(why)) => Err(why.clone()),
+            Ok(State::Idle | State::Connecting) | Err(_) => {
+                Err(CallError::Unreachable("it is not wanted".into()))
+            }
+        }
+    }
+
+    /// The connection, after another attempt if need be; after `deadline`, the reason why there is none.
+    pub(super) async fn connection_within(&self, deadline: Duration) -> Result<Connection, CallError> {
+        self.shared.wanted.notify_one();
+        self.shared.hurried.notify_waiters();
+        let mut state = self.shared.state.subscribe();
+        let connected = |state: &State| matches!(state, State::Connected(_));
+        if let Ok(Ok(state)) = timeout(deadline, state.wait_for(connected)).await
+            && let State::Connected(connection) = &*state
+        {
+            return Ok(connection.clone());
+        }
+        match &*self.shared.state.borrow() {
+            State::Gone(why) => Err(why.clone()),
+            State::Connected(_) | State::Idle | State::Connecting => Err(CallError::Deadline(deadline)),
+        }
+    }
+
+    /// After a failure on `connection`: waits until the link no longer offers it, if it has ended.
+    pub(super) async fn notice_end_of(&self, connection: &Connection) {
+        if connection.close_reason().is_none() {
+            return;
+        }
+        let ended = connection.stable_id();
+        let mut state = self.shared.state.subscribe();
+        let other = |state: &State| !matches!(state, State::Connected(c) if c.stable_id() == ended);
+        // In time or not, the caller's own error stands.
+        let _ = timeout(NOTICE_MAX, state.wait_for(other)).await;
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.supervisor.abort();
+        if let State::Connected(connection) = &*self.shared.state.borrow() {
+            connection.close(CloseCode::Finished.code(), b"");
+        }
+    }
+}
+
+async fn supervise(shared: Arc<Shared>) {
+    let mut addresses = shared.addresses.subscribe();
+    let mut pause = PAUSE_MIN;
+    shared.wanted.notified().await;
+    shared.state.send_replace(State::Connecting);
+    loop {
+        let started = Instant::now();
+        let why = match shared.connect(&mut addresses).await {
+            Ok(connection) => shared.hold(connection, &mut addresses).await,
+            Err(why) => why,
+        };
+        shared.gone(why);
+        if started.elapsed() >= STABLE {
+            pause = PAUSE_MIN;
+        }
+        tokio::select! {
+            () = sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+            _ = addresses.changed() => pause = PAUSE_MIN,
+            () = shared.hurried.notified() => {}
+        }
+    }
+}
+
+impl Shared {
+    async fn connect(
+        &self,
+        addresses: &mut watch::Receiver<Vec<SocketAddr>>,
+    ) -> Result<Connection, CallError> {
+        let addresses = addresses.borrow_and_update().clone();
+        let connected = connect::first(&self.client, &addresses, Some(self.peer)).await?;
+        Ok(connected.connection)
+    }
+
+    /// Offers the connection until it ends; why it did.
+    async fn hold(
+        &self,
+        mut connection: Connection,
+        addresses: &mut watch::Receiver<Vec<SocketAddr>>,
+    ) -> CallError {
+        loop {
+            self.reachable(&connection);
+            tokio::select! {
+                error = connection.closed() => return codes::connection_lost(&error),
+                // Requests under way on the old one end on it; it closes with the last of them.
+                moved = self.moved(&connection, addresses) => connection = moved,
+            }
+        }
+    }
+
+    /// A connection to where the peer has moved, once its addresses no longer hold the present one and another of them
+    /// answers.
+    async fn moved(
+        &self,
+        connection: &Connection,
+        addresses: &mut watch::Receiver<Vec<SocketAddr>>,
+    ) -> Connection {
+        loop {
+            if addresses.changed().await.is_err() {
+                // Nobody can change them any more: the link is about to be dropped.
+                std::future::pending::<()>().await;
+            }
+            let here = canonical(connection.remote_address());
+            if addresses.borrow().iter().any(|address| canonical(*address) == here) {
+                continue;
+            }
+            if let Ok(moved) = self.connect(addresses).await {
+                return moved;
+            }
+        }
+    }
+
+    fn reachable(&self, connection: &Connection) {
+        self.state.send_replace(State::Connected(connection.clone()));
+        let was_gone = self.availability.send_if_modified(|availability| {
+            let was_gone = *availability != Availability::Reachable;
+            *availability = Availability::Reachable;
+            was_gone
+        });
+        if was_gone {
+            tracing::info!(peer = %self.peer.short(), address = %connection.remote_address(), "the peer is back");
+        }
+    }
+
+    fn gone(&self, why: CallError) {
+        let text = why.to_string();
+        let is_news = self.availability.send_if_modified(|availability| match availability {
+            Availability::Gone { why, .. } => {
+                let changed = *why != text;
+                why.clone_from(&text);
+                changed
+            }
+            Availability::Reachable => {
+                *availability = Availability::Gone { since: Instant::now(), why: text.clone() };
+                true
+            }
+        });
+        if is_news {
+            tracing::info!(peer = %self.peer.short(), why = %text, "the peer is gone");
+        }
+        self.state.send_replace(State::Gone(why));
+    }
+}

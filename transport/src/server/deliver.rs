@@ -1,0 +1,110 @@
+//! What an origin delivers, put into frames.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::time::timeout;
+use twinshare_fs::origin::{Deliveries, Delivery, Frames, OriginError, Run};
+
+use super::request::Ending;
+use crate::compress;
+use crate::protocol::{Answer, Encoding, Refusal, RunHeader, Text};
+use crate::wire::FrameWriter;
+
+/// How long an origin may take for its next item: many times what a slow disk needs for 1 MiB.
+const ITEM_MAX: Duration = Duration::from_secs(60);
+
+/// Sends the frames of a manifest.
+pub(super) async fn frames(writer: &mut FrameWriter, mut frames: Frames) -> Result<(), Ending> {
+    while let Some(frame) = next(writer, &mut frames).await? {
+        writer.answer(&Answer::ManifestFrame(frame.len() as u32)).await?;
+        writer.payload(frame).await?;
+    }
+    Ok(())
+}
+
+/// Sends what was read of `asked` files or ranges.
+pub(super) async fn deliveries(
+    writer: &mut FrameWriter,
+    mut deliveries: Deliveries,
+    asked: usize,
+    compress: bool,
+) -> Result<(), Ending> {
+    let mut concluded = 0;
+    while let Some(delivery) = next(writer, &mut deliveries).await? {
+        match delivery {
+            Delivery::Run(run) => send_run(writer, run, compress).await?,
+            Delivery::End(file) => {
+                concluded += 1;
+                writer.answer(&Answer::End(file)).await?;
+            }
+            Delivery::Fault(file, fault) => {
+                concluded += 1;
+                writer.answer(&Answer::Fault(file, fault)).await?;
+            }
+        }
+    }
+    if concluded < asked { Err(broke_off()) } else { Ok(()) }
+}
+
+/// The next item. What was gathered is written before waiting for it, so that nobody waits for what is already here.
+async fn next<T>(
+    writer: &mut FrameWriter,
+    items: &mut Receiver<Result<T, OriginError>>,
+) -> Result<Option<T>, Ending> {
+    let item = match items.try_recv() {
+        Ok(item) => Some(item),
+        Err(TryRecvError::Disconnected) => None,
+        Err(TryRecvError::Empty) => {
+            writer.flush().await?;
+            timeout(ITEM_MAX, items.recv()).await.map_err(|_| stalled())?
+        }
+    };
+    Ok(item.transpose().map_err(|error| refusal(&error))?)
+}
+
+async fn send_run(writer: &mut FrameWriter, run: Run, compress: bool) -> Result<(), Ending> {
+    let (encoding, payload) = encode(run.bytes, compress).await;
+    let header = RunHeader {
+        file: run.file,
+        first: run.first,
+        digests: run.digests,
+        payload_bytes: payload.len() as u32,
+        encoding,
+    };
+    writer.answer(&Answer::Run(header)).await?;
+    Ok(writer.payload(payload).await?)
+}
+
+async fn encode(bytes: Bytes, compress: bool) -> (Encoding, Bytes) {
+    if !compress || !compress::may_gain(&bytes) {
+        return (Encoding::Raw, bytes);
+    }
+    // Up to 3 ms of work, which would delay every other stream of this thread.
+    let task = tokio::task::spawn_blocking({
+        let bytes = bytes.clone();
+        move || compress::compress(&bytes)
+    });
+    match task.await {
+        Ok(Some(smaller)) => (Encoding::Zstd, smaller.into()),
+        _ => (Encoding::Raw, bytes),
+    }
+}
+
+fn refusal(error: &OriginError) -> Refusal {
+    match error {
+        OriginError::Refused(_) => Refusal::NotGranted,
+        OriginError::SnapshotGone => Refusal::SnapshotGone,
+        OriginError::Gone(_) | OriginError::Invalid(_) => Refusal::Internal(Text::new(&error.to_string())),
+    }
+}
+
+fn stalled() -> Ending {
+    Refusal::Internal(Text::new("reading took too long")).into()
+}
+
+fn broke_off() -> Ending {
+    Refusal::Internal(Text::new("reading broke off")).into()
+}

@@ -1,0 +1,228 @@
+//! One request, from its first byte to the end of its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{RecvStream, SendStream};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+use twinshare_fs::manifest::SnapshotId;
+use twinshare_fs::origin::{Class, Origin};
+
+use super::{Caller, Reply, Shared, deliver};
+use crate::codes::StreamCode;
+use crate::protocol::{
+    Answer, OFFERS_MAX, OpenSnapshot, REQUEST_BYTES_MAX, ReadFiles, ReadRanges, Refusal, Request, Text,
+    decode_request,
+};
+use crate::wire::{AnswerLost, FrameReader, FrameWriter};
+
+/// How long a client may take to send its request, which fits into a dozen packets.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
+
+/// How long the service may take for what it knows without work.
+const LOOKUP_MAX: Duration = Duration::from_secs(10);
+
+/// How long freezing a snapshot may take: a walk over millions of entries on a cold disk.
+const FREEZE_MAX: Duration = Duration::from_secs(600);
+
+/// How long the other side may take for one write of at most 1 MiB.
+const WRITE_MAX: Duration = Duration::from_secs(60);
+
+/// How long a request waits for its turn.
+const TURN_MAX: Duration = Duration::from_secs(10);
+
+/// How many answers may be in the making. Demand has places of its own, so that it never waits behind the rest.
+pub(super) struct Work {
+    demand: Semaphore,
+    others: Semaphore,
+}
+
+impl Work {
+    /// Of all peers together: with the 2 MiB an origin prepares for each, 256 MiB.
+    pub(super) fn for_all() -> Self {
+        Self { demand: Semaphore::new(96), others: Semaphore::new(32) }
+    }
+
+    /// Of one peer: a third, so that it takes more than three to keep everybody else waiting.
+    pub(super) fn for_peer() -> Self {
+        Self { demand: Semaphore::new(32), others: Semaphore::new(12) }
+    }
+
+    async fn turn(&self, class: Class) -> Option<SemaphorePermit<'_>> {
+        let semaphore = match class {
+            Class::Demand => &self.demand,
+            Class::ReadAhead | Class::Bulk => &self.others,
+        };
+        // Closed never happens: nobody closes it.
+        semaphore.acquire().await.ok()
+    }
+}
+
+/// How an answer ends early.
+pub(super) enum Ending {
+    /// The caller is told why.
+    Refused(Refusal),
+    /// The caller is not there to be told.
+    Lost(AnswerLost),
+}
+
+impl From<Refusal> for Ending {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<AnswerLost> for Ending {
+    fn from(lost: AnswerLost) -> Self {
+        match lost {
+            // What the service gave us breaks our own protocol; the stream itself is sound.
+            AnswerLost::Bad(error) => Self::Refused(Refusal::Internal(Text::new(&error.to_string()))),
+            AnswerLost::Stream(_) | AnswerLost::Stalled => Self::Lost(lost),
+        }
+    }
+}
+
+/// Serves the request on one pair of streams, until it is answered or nobody wants the answer any more.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    caller: Caller,
+    peer_work: Arc<Work>,
+    send: SendStream,
+    receive: RecvStream,
+) {
+    let stopped = send.stopped();
+    let request = Running { shared: &shared, caller, peer_work: &peer_work };
+    tokio::select! {
+        () = request.run(FrameWriter::new(send, WRITE_MAX), receive) => {}
+        // The client has cancelled, or the connection is gone. Dropping the streams resets them.
+        _ = stopped => {}
+    }
+}
+
+struct Running<'r> {
+    shared: &'r Shared,
+    caller: Caller,
+    peer_work: &'r Work,
+}
+
+impl Running<'_> {
+    async fn run(&self, mut writer: FrameWriter, receive: RecvStream) {
+        let ended = self.answer(&mut writer, receive).await;
+        let concluded = match ended {
+            Ok(()) => conclude(writer, Answer::Done).await,
+            Err(Ending::Refused(refusal)) => {
+                self.log(&refusal);
+                conclude(writer, Answer::Refused(refusal)).await
+            }
+            Err(Ending::Lost(lost)) => {
+                if matches!(lost, AnswerLost::Stalled) {
+                    // It is still open: nothing else has ended it.
+                    let _ = writer.stream().reset(StreamCode::Stalled.code());
+                }
+                Err(lost)
+            }
+        };
+        if let Err(lost) = concluded {
+            tracing::debug!(peer = %self.caller.peer.short(), %lost, "an answer was not taken");
+        }
+    }
+
+    fn log(&self, refusal: &Refusal) {
+        let (peer, address) = (self.caller.peer.short(), self.caller.address);
+        match refusal {
+            Refusal::Internal(text) => tracing::warn!(%peer, %address, %text, "a request failed"),
+            _ => tracing::info!(%peer, %address, %refusal, "a request was refused"),
+        }
+    }
+
+    async fn answer(&self, writer: &mut FrameWriter, receive: RecvStream) -> Result<(), Ending> {
+        let request = read_request(receive).await?;
+        self.shared.service.admit(&self.caller, &request)?;
+        // Fails only for a stream that has ended, which the first write finds out.
+        let _ = writer.stream().set_priority(priority(request.class()));
+        match request {
+            Request::Hello(theirs) => {
+                let ours = self.shared.service.hello(&self.caller, &theirs);
+                Ok(writer.answer(&Answer::Hello(ours)).await?)
+            }
+            Request::Catalogue => self.catalogue(writer).await,
+            Request::OpenSnapshot(open) => self.open_snapshot(writer, open).await,
+            Request::ReadManifest(snapshot) => self.read_manifest(writer, snapshot).await,
+            Request::ReadFiles(read) => self.read_files(writer, read).await,
+            Request::ReadRanges(read) => self.read_ranges(writer, read).await,
+        }
+    }
+
+    async fn catalogue(&self, writer: &mut FrameWriter) -> Result<(), Ending> {
+        let offers = within(LOOKUP_MAX, self.shared.service.catalogue(&self.caller)).await?;
+        for offer in offers.into_iter().take(OFFERS_MAX) {
+            writer.answer(&Answer::Offer(offer)).await?;
+        }
+        Ok(())
+    }
+
+    async fn open_snapshot(&self, writer: &mut FrameWriter, open: OpenSnapshot) -> Result<(), Ending> {
+        let _turn = self.turn(Class::Demand).await?;
+        let opening = self.shared.service.open_snapshot(&self.caller, &open.workspace, open.at);
+        let info = within(FREEZE_MAX, opening).await?;
+        Ok(writer.answer(&Answer::Snapshot(info)).await?)
+    }
+
+    async fn read_manifest(&self, writer: &mut FrameWriter, snapshot: SnapshotId) -> Result<(), Ending> {
+        let _turn = self.turn(Class::Demand).await?;
+        let origin = self.origin(snapshot).await?;
+        deliver::frames(writer, origin.read_manifest()).await
+    }
+
+    async fn read_files(&self, writer: &mut FrameWriter, read: ReadFiles) -> Result<(), Ending> {
+        let _turn = self.turn(read.class).await?;
+        let origin = self.origin(read.snapshot).await?;
+        let asked = read.files.len();
+        deliver::deliveries(writer, origin.read_files(read.files, read.class), asked, read.compress).await
+    }
+
+    async fn read_ranges(&self, writer: &mut FrameWriter, read: ReadRanges) -> Result<(), Ending> {
+        let _turn = self.turn(read.class).await?;
+        let origin = self.origin(read.snapshot).await?;
+        let asked = read.ranges.len();
+        deliver::deliveries(writer, origin.read_ranges(read.ranges, read.class), asked, read.compress).await
+    }
+
+    async fn origin(&self, snapshot: SnapshotId) -> Result<Arc<dyn Origin>, Refusal> {
+        within(LOOKUP_MAX, self.shared.service.origin(&self.caller, snapshot)).await
+    }
+
+    /// Waits for a place among the answers in the making: first among the peer's own, then among all.
+    async fn turn(&self, class: Class) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>), Refusal> {
+        let both = async { Some((self.peer_work.turn(class).await?, self.shared.work.turn(class).await?)) };
+        timeout(TURN_MAX, both).await.ok().flatten().ok_or(Refusal::TooBusy)
+    }
+}
+
+async fn read_request(receive: RecvStream) -> Result<Request, Refusal> {
+    let mut reader = FrameReader::new(receive);
+    match timeout(REQUEST_MAX, reader.message(REQUEST_BYTES_MAX, decode_request)).await {
+        Ok(Ok(Some(request))) => Ok(request),
+        Ok(Ok(None)) | Ok(Err(_)) | Err(_) => Err(Refusal::BadRequest),
+    }
+}
+
+async fn conclude(mut writer: FrameWriter, last: Answer) -> Result<(), AnswerLost> {
+    writer.answer(&last).await?;
+    writer.finish().await
+}
+
+async fn within<T>(limit: Duration, reply: Reply<'_, T>) -> Result<T, Refusal> {
+    let late = || Refusal::Internal(Text::new("the answer took too long to find"));
+    timeout(limit, reply).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// QUIC sends what has the higher number first.
+fn priority(class: Class) -> i32 {
+    match class {
+        Class::Bulk => 0,
+        Class::ReadAhead => 1,
+        Class::Demand => 2,
+    }
+}
