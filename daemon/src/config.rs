@@ -7,17 +7,18 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::marker::PhantomData;
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use rustix::fs::OFlags;
 use serde::de::{self, DeserializeOwned, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+pub use twinshare_fs::replica::WhenGone;
 
 mod name;
-mod when_gone;
 
 pub use name::{BadNodeName, NodeName};
-pub use when_gone::{BadWhenGone, WhenGone};
 
 /// The port of both QUIC (UDP) and, later, REST (TCP).
 pub const LISTEN_PORT: u16 = 37778;
@@ -37,6 +38,7 @@ pub struct Config {
     /// How it finds other nodes.
     pub discovery: DiscoveryConfig,
     /// What a reader of a mount waits for once the peer is gone: `fail`, `wait` or `wait=10s`. Default: `wait=10s`.
+    #[serde(deserialize_with = "scalar")]
     pub when_gone: WhenGone,
     /// How much the node's log says. Default: `info`.
     pub log: LogLevel,
@@ -158,7 +160,8 @@ impl Config {
 
 /// The file's text, where it is a regular file of bearable size.
 pub(crate) fn read_text(path: &Path) -> io::Result<String> {
-    let file = File::open(path)?;
+    // NONBLOCK: a FIFO of that name must not hold whoever asks.
+    let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
@@ -293,8 +296,10 @@ mod tests {
         );
         check(
             "when_gone: wait=soon",
-            Err("/c: when_gone: write `fail`, `wait`, or `wait=` and a time of at most a \
-                                           day such as `10s` or `5m` at line 1 column 12"),
+            Err(
+                "/c: when_gone: `wait=soon` is not `fail`, `wait` or `wait=DURATION` with a duration such as \
+                                    `500ms`, `10s`, `5m` or `1h` at line 1 column 12",
+            ),
         );
         check(
             "discovery:\n  interfaces: all",
