@@ -1,6 +1,6 @@
 //! How a workspace moves between two nodes.
 //!
-//! A node is known by its [`PeerId`], the hash of the key it proves to hold in every TLS handshake ([`tls`]). Two nodes
+//! A node is known by its [`PeerId`], the hash of the key it proves to hold in every TLS handshake. Two nodes
 //! speak the [`protocol`] over QUIC. The [`server`] answers from any [`Origin`](twinshare_fs::origin::Origin) after one
 //! seam has admitted the request; the [`client`] is an `Origin` itself, so a replica cannot tell a peer from a
 //! directory on this disk.

@@ -1,4 +1,101 @@
-//! The protocol two nodes speak.
+//! The protocol two nodes speak. This text is its specification; the tests hold the bytes to it.
+//!
+//! # Who and what for
+//!
+//! A **client** wants to see and use a workspace of a **server**. Both are nodes, known to each other by their
+//! [`PeerId`](crate::PeerId)s; either may be client and server at the same time, on different connections. The server
+//! offers workspaces, freezes **snapshots** of them, and serves a snapshot's **manifest** (all metadata) and the
+//! content of its files in **blocks** of 64 KiB.
+//!
+//! Goals: first use after few round trips; whatever somebody waits for overtakes everything else; a link is filled
+//! whatever its length; every byte of content can be verified by itself; nothing either side sends can make the other
+//! spend without bound, crash or wait for ever.
+//!
+//! Not its business: who may do what (the server's [`Service`](crate::Service) decides), finding each other,
+//! whether content is *right* (a digest binds bytes to what the server first called them, no more), hiding who talks
+//! to whom, and changing anything at the server: this revision only reads.
+//!
+//! # Connection
+//!
+//! QUIC version 1 (RFC 9000) with TLS 1.3 on both sides: each presents a self-signed certificate with an Ed25519 key
+//! and proves to hold it. A peer id is the BLAKE3 hash of that key's SubjectPublicKeyInfo. The client states whom it
+//! expects, except on first contact, and breaks off before its first request where somebody else answers. The ALPN
+//! name is [`ALPN`]; there is no session resumption, no early data, and no datagrams. The client sends keep-alives;
+//! either side forgets a connection on which it has heard nothing for five seconds.
+//!
+//! # Streams and frames
+//!
+//! Each request has a bidirectional stream of its own, opened by the client. The client sends one message and finishes
+//! its side. The server sends messages and finishes its side. There are no unidirectional streams.
+//!
+//! A **message** is its length ([`LENGTH_BYTES`], little-endian), then one byte with its number, then its body in
+//! postcard format (varints, enum variants by their order, sequences with their length in front). The length counts
+//! number and body, and has a limit, [`REQUEST_BYTES_MAX`] or [`ANSWER_BYTES_MAX`], which is checked before anything
+//! is read or allocated. A body must take up its message exactly. Two messages announce a **payload**, raw bytes
+//! directly behind them, whose length is in their body and has a limit too.
+//!
+//! Numbers are never used again for something else, and a body never changes: what is to be said differently gets a
+//! new number. [`Hello::revision`] tells which numbers a node knows; it never sends others. A message with an unknown
+//! number, a body that does not decode, or a count beyond its limit is answered with [`Refusal::BadRequest`] by the
+//! server, and ends the request at the client. Neither ends the connection.
+//!
+//! An answer is complete with [`Answer::Done`], and only with it: a stream that ends without it has broken off,
+//! whatever came before. [`Answer::Refused`] may come instead of any message (never inside a payload), and is the last.
+//!
+//! # Requests
+//!
+//! ```text
+//! 1 hello          revision, name, software   →  hello
+//! 2 catalogue                                 →  offer*
+//! 3 open snapshot  workspace, at?             →  snapshot
+//! 4 read manifest  snapshot                   →  (manifest frame, payload)*
+//! 5 read files     snapshot, files,  class, compress  →  ((run, payload)* (end | fault))*
+//! 6 read ranges    snapshot, ranges, class, compress  →  ((run, payload)* (end | fault))*
+//! ```
+//!
+//! each followed by *done*. 7 to 9 are kept for watching a workspace, returning a profile, and pairing.
+//!
+//! - **Hello** needs no grant. What it says about a node is for people; who the node is, the handshake has proven.
+//! - **Catalogue** lists the workspaces that the caller may know of, [`OFFERS_MAX`] at most.
+//! - **Open snapshot** freezes a workspace, or with `at` asks whether that snapshot is still kept. The client is
+//!   told its id and size; the id names it from then on, on any connection of the same peer.
+//! - **Read manifest** streams the manifest's own frames ([`twinshare_fs::manifest::frame`]); their digest is the
+//!   snapshot's id.
+//! - **Read files** names whole files by their place in the manifest and is meant for many small ones;
+//!   **read ranges** names parts of files. Files or ranges are answered in the order asked, each with its runs in
+//!   ascending order and then an *end*, or a *fault* where it cannot be delivered (further). A file that is no longer
+//!   the version the snapshot names is a fault, never other bytes.
+//!
+//! A **run** is up to 16 consecutive blocks with a digest each: the block's value in the file's BLAKE3 tree
+//! ([`twinshare_fs::digest`]). Only a file's last block is shorter than 64 KiB. Where the client has asked for it and
+//! a sample shows a gain, the server compresses a run's payload as one zstd frame and says so in the run's encoding;
+//! unpacked it has at most 64 KiB a block. Digests are of the content, not of the payload.
+//!
+//! # Urgency and cancelling
+//!
+//! A read's [class](twinshare_fs::origin::Class) sets the priority of its stream, and has places of its own in the
+//! server's queues. Everything but reads counts as demand. A client that loses interest sends STOP_SENDING, upon which
+//! the server stops reading for it; a server that gives up resets the stream. Codes: 0x10 cancelled, 0x11 stalled,
+//! 0x12 invalid; on closing a connection 0 finished, 1 shutting down, 2 too busy, 3 ask again (what the peer may do has
+//! changed).
+//!
+//! # Limits
+//!
+//! | | |
+//! |---|---|
+//! | message of a request, of an answer | [`REQUEST_BYTES_MAX`], [`ANSWER_BYTES_MAX`] |
+//! | payload of a run, of a manifest frame | 64 KiB a block and 16 blocks, [2 MiB and 16 KiB](twinshare_fs::manifest::frame::ENCODED_BYTES_MAX) |
+//! | files, ranges of a request | [1,024](twinshare_fs::origin::FILES_PER_REQUEST_MAX), [256](twinshare_fs::origin::RANGES_PER_REQUEST_MAX) of [4,096 blocks](twinshare_fs::origin::RANGE_BLOCKS_MAX) |
+//! | texts | [`TEXT_BYTES_MAX`], longer ones are cut; [`WORKSPACE_NAME_BYTES_MAX`] |
+//! | offers of a catalogue | [`OFFERS_MAX`] |
+//!
+//! What a server spends on its clients is bounded in [`crate::server`], what QUIC spends in [`crate::tuning`].
+//!
+//! # Errors
+//!
+//! A [`Refusal`] says why a request is not, or not further, answered; a fault says so of one file of it. Texts of a
+//! peer are for people: they are bounded and lose everything that could act on a terminal ([`Text`]) while they are
+//! decoded. Nothing of what a peer is refused tells it whether something exists that it may not know of.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -60,3 +157,6 @@ fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadFrame> {
         _ => Err(BadFrame::Body),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,12 +20,13 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use quinn::{Connection, Endpoint, Incoming, TokioRuntime};
+use quinn::{AsyncUdpSocket, Connection, Endpoint, Incoming, Runtime, TokioRuntime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use twinshare_fs::manifest::SnapshotId;
 use twinshare_fs::origin::Origin;
 
@@ -52,6 +53,9 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 
 /// How long a shutdown waits for the peers to hear of it.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// How often it looks whether the port is free.
+const POLL: Duration = Duration::from_millis(1);
 
 /// What a [`Service`] returns: a future that yields the answer or the reason why there is none.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send + 'a>>;
@@ -98,6 +102,8 @@ pub struct Server {
     endpoint: Endpoint,
     address: SocketAddr,
     shared: Arc<Shared>,
+    /// Gone when the port is free again.
+    socket: Weak<dyn AsyncUdpSocket>,
 }
 
 /// What all connections share.
@@ -116,17 +122,16 @@ impl fmt::Debug for Server {
 impl Server {
     /// Listens on `address` (UDP) and serves until it is shut down. Must be called within a Tokio runtime.
     pub fn bind(identity: &Identity, address: SocketAddr, service: Arc<dyn Service>) -> io::Result<Self> {
-        let tls = tls::server(identity).map_err(io::Error::other)?;
-        let endpoint = Endpoint::new(
-            tuning::server_endpoint(identity),
-            Some(tuning::server_config(tls)),
-            tuning::listen(address)?,
-            Arc::new(TokioRuntime),
-        )?;
+        let config = tuning::server_config(tls::server(identity).map_err(io::Error::other)?);
+        let socket = TokioRuntime.wrap_udp_socket(tuning::listen(address)?)?;
+        let held = Arc::downgrade(&socket);
+        let runtime = Arc::new(TokioRuntime);
+        let endpoint = tuning::server_endpoint(identity);
+        let endpoint = Endpoint::new_with_abstract_socket(endpoint, Some(config), socket, runtime)?;
         let address = endpoint.local_addr()?;
         let shared = Arc::new(Shared { service, peers: Peers::default(), work: Work::for_all() });
         tokio::spawn(accept(endpoint.clone(), Arc::clone(&shared)));
-        Ok(Self { endpoint, address, shared })
+        Ok(Self { endpoint, address, shared, socket: held })
     }
 
     /// The address it listens on, with the port that was chosen where none was given.
@@ -141,12 +146,21 @@ impl Server {
         }
     }
 
-    /// Accepts nothing more, ends what is under way, tells all peers, and waits (at most a second) until they have
-    /// heard.
-    pub async fn shutdown(&self) {
+    /// Accepts nothing more, ends what is under way, tells all peers, and waits until they have heard and the port is
+    /// free again; at most a second.
+    pub async fn shutdown(self) {
         self.endpoint.close(CloseCode::ShuttingDown.code(), b"");
+        let socket = self.socket.clone();
+        let farewell = async move {
+            self.endpoint.wait_idle().await;
+            drop(self);
+            // The endpoint's own task lets go of the socket when it next runs.
+            while socket.strong_count() > 0 {
+                sleep(POLL).await;
+            }
+        };
         // Peers that do not answer learn it from their own idle timeout.
-        let _ = tokio::time::timeout(FAREWELL_MAX, self.endpoint.wait_idle()).await;
+        let _ = timeout(FAREWELL_MAX, farewell).await;
     }
 }
 
@@ -185,7 +199,7 @@ fn consider(incoming: Incoming, handshakes: &Arc<Semaphore>) -> Option<(Incoming
 /// One connection, from its handshake to its end. Dropping the future ends all its requests.
 async fn serve(shared: Arc<Shared>, incoming: Incoming, handshake: OwnedSemaphorePermit) {
     let address = incoming.remote_address();
-    let connection = match tokio::time::timeout(HANDSHAKE_MAX, incoming).await {
+    let connection = match timeout(HANDSHAKE_MAX, incoming).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::debug!(%address, %error, "a handshake failed"),
         Err(_) => return tracing::debug!(%address, "a handshake took too long"),

@@ -192,3 +192,83 @@ async fn in_time(
         Err(_) => Err(AnswerLost::Stalled),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    /// Gives out its bytes in pieces of the sizes given, then one by one.
+    struct Pieces {
+        bytes: Bytes,
+        sizes: Vec<usize>,
+    }
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let size = self.sizes.pop().unwrap_or(1).min(buffer.remaining()).min(self.bytes.len());
+            let piece = self.bytes.split_to(size);
+            buffer.put_slice(&piece);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn frame(message: &[u8]) -> Vec<u8> {
+        [&(message.len() as u32).to_le_bytes()[..], message].concat()
+    }
+
+    /// Messages whose first byte says how many hundreds of bytes of payload follow.
+    async fn read_all(bytes: Vec<u8>, sizes: Vec<usize>) -> Result<Vec<(Vec<u8>, Bytes)>, FrameError> {
+        let mut reader = FrameReader::new(Pieces { bytes: bytes.into(), sizes });
+        let mut frames = Vec::new();
+        while let Some(message) = reader.message(1000, |message| Ok(message.to_vec())).await? {
+            let payload = message.first().map_or(0, |hundreds| usize::from(*hundreds) * 100);
+            frames.push((message, reader.payload(payload).await?));
+        }
+        Ok(frames)
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_whole_however_they_are_cut(
+            messages in vec(vec(any::<u8>(), 1..200), 0..6),
+            sizes in vec(1usize..20_000, 0..40),
+        ) {
+            let payload = |message: &[u8]| Bytes::from(vec![message[0] ^ 0xff; usize::from(message[0]) * 100]);
+            let expected: Vec<_> = messages.into_iter().map(|m| (m.clone(), payload(&m))).collect();
+            let bytes = expected.iter().flat_map(|(m, p)| [frame(m), p.to_vec()].concat()).collect();
+            prop_assert_eq!(block_on(read_all(bytes, sizes)).unwrap(), expected);
+        }
+
+        #[test]
+        fn a_stream_cut_short_is_never_complete(message in vec(any::<u8>(), 1..50), keep in any::<prop::sample::Index>()) {
+            let mut bytes = frame(&message);
+            bytes.resize(bytes.len() + usize::from(message[0]) * 100, 0);
+            bytes.truncate(1 + keep.index(bytes.len() - 1));
+            let read = block_on(read_all(bytes, vec![]));
+            prop_assert!(matches!(read, Err(FrameError::Truncated)), "{:?}", read);
+        }
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_takes_no_memory() {
+        let mut bytes = u32::MAX.to_le_bytes().to_vec();
+        bytes.resize(100, 0);
+        let read = block_on(read_all(bytes, vec![]));
+        assert!(matches!(read, Err(FrameError::Bad(BadFrame::Limit))), "{read:?}");
+    }
+}

@@ -292,7 +292,6 @@ async fn a_shutdown_is_heard_at_once_and_a_return_is_noticed() {
     let mut availability = remote.availability();
     let started = Instant::now();
     server.shutdown().await;
-    drop(server);
     let gone =
         |a: &Availability| matches!(a, Availability::Gone { why, .. } if why.contains("shutting down"));
     timeout(SOON, availability.wait_for(gone)).await.unwrap().unwrap();
