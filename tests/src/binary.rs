@@ -25,6 +25,16 @@ pub fn twinshare() -> Result<&'static Path> {
     }
 }
 
+/// The `twinshare-observe` executable, which cargo builds together with this package's tests.
+///
+/// # Errors
+/// When it is missing: the tests were not built by cargo.
+pub(crate) fn observer() -> Result<PathBuf> {
+    let path = profile_dir()?.join("twinshare-observe");
+    ensure!(path.is_file(), "{} is missing: run the tests through cargo", path.display());
+    Ok(path)
+}
+
 fn find() -> Result<PathBuf> {
     if let Some(given) = env::var_os("TWINSHARE_BIN") {
         let path = PathBuf::from(given);
@@ -47,14 +57,18 @@ fn profile_dir() -> Result<PathBuf> {
     Ok(dir.to_owned())
 }
 
+/// What cargo inherits of our environment. The rest is left out: a test runner's own variables make build scripts run again.
+const BUILD_ENVIRONMENT: [&str; 6] = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTFLAGS", "TMPDIR"];
+
 fn build() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
-    let built = Command::new(cargo)
+    let built = Command::new("cargo")
         .args(["build", "--quiet", "--workspace", "--bin", "twinshare", "--profile", profile, "--target-dir"])
         .arg(profile_dir()?.parent().context("no target directory")?)
         .current_dir(root)
+        .env_clear()
+        .envs(BUILD_ENVIRONMENT.iter().filter_map(|name| Some((name, env::var_os(name)?))))
         .output()
         .context("starting cargo")?;
     ensure!(built.status.success(), "building twinshare failed:\n{}", String::from_utf8_lossy(&built.stderr));

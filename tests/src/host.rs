@@ -26,7 +26,11 @@ use rustix::{
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
-use crate::{binary, program::Program};
+use crate::{
+    binary,
+    program::Program,
+    tree::{self, Tree},
+};
 
 /// The ordinary user of every host: name, and user and group id. It exists on hosts alone.
 pub const ORDINARY: (&str, u32) = ("ordinary", 21_450);
@@ -71,7 +75,7 @@ impl Host {
     /// # Errors
     /// When namespaces may not be made here, with what the system said.
     pub fn new(name: &str, disk: Disk) -> Result<Host> {
-        let mut holder = holder(name, disk, binary::twinshare()?)
+        let mut holder = holder(name, disk, [binary::twinshare()?, &binary::observer()?])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -102,6 +106,16 @@ impl Host {
     pub fn path(&self, absolute: impl AsRef<Path>) -> PathBuf {
         let beneath = absolute.as_ref().strip_prefix("/").unwrap_or(absolute.as_ref()).to_owned();
         PathBuf::from(format!("/proc/{}/root", self.holder.id())).join(beneath)
+    }
+
+    /// Everything under `dir` as root on this host sees it, or as the ordinary user.
+    ///
+    /// # Errors
+    /// When the directory itself cannot be described within two minutes.
+    pub fn observe(&self, dir: &str, ordinary: bool) -> Result<Tree> {
+        let observer = self.program("twinshare-observe").arg(dir);
+        let observer = if ordinary { observer.ordinary() } else { observer };
+        tree::parse(&observer.run(Duration::from_secs(120))?.success()?)
     }
 
     /// Whether any process on the host was started from the executable `name`.
@@ -135,13 +149,13 @@ impl Drop for Host {
     }
 }
 
-fn holder(name: &str, disk: Disk, binary: &Path) -> Command {
+fn holder(name: &str, disk: Disk, executables: [&Path; 2]) -> Command {
     let mut command = Command::new("unshare");
     command
         .args(["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--"])
-        .args(["bash", "-c", include_str!("host/init.sh"), "twinshare-test-host", name])
-        .arg(binary)
-        .args([disk.name(), &ORDINARY.1.to_string(), ORDINARY.0]);
+        .args(["bash", "-c", include_str!("host/init.sh"), "twinshare-test-host", name, disk.name()])
+        .args([&ORDINARY.1.to_string(), ORDINARY.0])
+        .args(executables);
     command
 }
 

@@ -11,5 +11,8 @@
 pub mod binary;
 pub mod host;
 pub mod link;
+pub mod oddities;
 pub mod program;
+pub mod substitution;
+pub mod tree;
 pub mod wait;

@@ -2,9 +2,10 @@
 # until its standard input closes, which is when the test process is gone. Its end ends every process of the host, and with
 # the last of them go the mounts, the loop device and the network.
 #
-# $1 name, $2 executable under test, $3 tmpfs or ext4, $4 identity of the ordinary user, $5 its name
+# $1 name, $2 tmpfs or ext4, $3 identity of the ordinary user, $4 its name, then the executables to be found on PATH
 set -euo pipefail
-name=$1 binary=$2 disk=$3 uid=$4 user=$5
+name=$1 disk=$2 uid=$3 user=$4
+shift 4
 shown="home root opt srv media tmp var/tmp run"
 
 mount -t proc -o nosuid,noexec,nodev proc /proc
@@ -12,7 +13,7 @@ mount -t sysfs -o nosuid,noexec,nodev sysfs /sys
 printf %s "$name" >/proc/sys/kernel/hostname
 ip link set lo up
 
-# Everything is laid out on /mnt first and then bound into place: the executable may lie in a directory that gets hidden.
+# Everything is laid out on /mnt first and then bound into place: the executables may lie in a directory that gets hidden.
 mount -t tmpfs -o mode=755,size=80% twinshare-test /mnt
 base=/mnt/files
 mkdir "$base"
@@ -26,8 +27,10 @@ chmod 1777 "$base/tmp" "$base/var/tmp"
 chmod 700 "$base/root"
 install -d -m 700 -o "$uid" -g "$uid" "$base/home/$user" "$base/run/user/$uid"
 mkdir -p "$base/run/twinshare-test"
-touch "$base/run/twinshare-test/twinshare"
-mount --bind "$binary" "$base/run/twinshare-test/twinshare"
+for executable; do
+    touch "$base/run/twinshare-test/${executable##*/}"
+    mount --bind "$executable" "$base/run/twinshare-test/${executable##*/}"
+done
 
 # The ordinary user exists here alone, and may open /dev/fuse here alone.
 mkdir /mnt/etc
