@@ -27,10 +27,12 @@ use crate::digest::{BlockIndex, Digest, block_count};
 use crate::name::{NameError, RelPath};
 
 mod append;
+mod fetch;
 pub mod frame;
 mod record;
 
 pub use append::{Builder, NewEntry, Receiver};
+pub use fetch::{FetchError, Fetched, fetch};
 use record::{PREAMBLE_BYTES, Preamble, RECORD_BYTES, Record, record_offset};
 
 /// Entries in a manifest at most: records of 4 GiB, more than any one machine's workspace and less than its disk.

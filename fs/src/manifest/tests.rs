@@ -61,6 +61,14 @@ fn build(path: &Path, top: &BTreeMap<Vec<u8>, Node>) -> Manifest {
     builder.finish(&LeftOutList::default()).unwrap()
 }
 
+/// A small tree whose stream has several frames.
+pub(super) fn sample(path: &Path) -> Manifest {
+    let files: BTreeMap<_, _> =
+        (0..5000u32).map(|n| (n.to_string().into_bytes(), Node::File(n.into(), 1))).collect();
+    let top = BTreeMap::from([(b"a".to_vec(), Node::Directory(files)), (b"b".to_vec(), Node::File(1, 2))]);
+    build(path, &top)
+}
+
 fn encoded(manifest: &Manifest) -> Vec<Vec<u8>> {
     Frames::new(manifest).map(|frame| frame::encode(&frame).unwrap()).collect()
 }
