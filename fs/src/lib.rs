@@ -5,6 +5,7 @@
 //! kernel. It knows nothing of networks, HTTP or configuration files: an origin may be a directory on this disk or
 //! a peer on the other side of the world, and nothing here can tell which.
 
+mod confine;
 pub mod digest;
 pub mod digest_file;
 pub mod filesystem;
@@ -12,5 +13,7 @@ pub mod fuse;
 pub mod git;
 pub mod manifest;
 pub mod name;
+#[cfg(test)]
+mod ordinary_user;
 pub mod origin;
 pub mod replica;

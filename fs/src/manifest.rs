@@ -30,6 +30,7 @@ mod append;
 mod fetch;
 pub mod frame;
 mod record;
+pub mod walk;
 
 pub use append::{Builder, NewEntry, Receiver};
 pub use fetch::{FetchError, Fetched, fetch};

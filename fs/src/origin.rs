@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, watch};
 use crate::digest::{BLOCK_BYTES, BlockIndex, Digest, block_count};
 use crate::manifest::{EntryIndex, SnapshotId};
 
+pub(crate) mod stamps;
+
 /// Blocks in one [`Run`] at most: 1 MiB, the largest read the kernel sends in one request.
 pub const RUN_BLOCKS_MAX: usize = 16;
 

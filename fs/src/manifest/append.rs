@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Release;
 use tokio::sync::watch;
 
 use super::frame::{self, Frame, Head, Part, WireEntry};
-use super::record::{PREAMBLE_BYTES, Preamble, RECORD_BYTES, Record, record_offset};
+use super::record::{self, PREAMBLE_BYTES, Preamble, RECORD_BYTES, Record, record_offset};
 use super::{
     Arrival, ENTRIES_MAX, EXTRA_BYTES_MAX, EntryIndex, Extra, FILE_BYTES_MAX, Flags, GIT_CONFIG_BYTES_MAX,
     HOLES_MAX, Kind, LEFT_OUT_MAX, LeftOutList, Manifest, ManifestError, Meta, Mtime, Progress, ROOTS_MAX,
@@ -44,6 +44,9 @@ pub struct NewEntry {
     /// The rarer properties.
     pub extra: Extra,
 }
+
+/// Records looked at in one read in search of the next directory: a page of them.
+const SEEK_RECORDS: usize = 64;
 
 /// Appends checked entries to the records and the heap.
 struct Appender {
@@ -215,11 +218,20 @@ impl Appender {
         if self.first_child.is_some() {
             return Ok(());
         }
-        while self.directory.0 < self.entries {
-            if self.record(self.directory)?.kind == Kind::Directory {
-                return Ok(());
+        // Files lie between directories in their hundreds: many records are looked at in one read.
+        let mut records = [0; SEEK_RECORDS * RECORD_BYTES as usize];
+        while self.directory.0 < self.pending.first {
+            let count = ((self.pending.first - self.directory.0) as usize).min(SEEK_RECORDS);
+            let records = &mut records[..count * RECORD_BYTES as usize];
+            self.records.read_exact_at(records, record_offset(self.directory))?;
+            let (records, _) = records.as_chunks::<{ RECORD_BYTES as usize }>();
+            match records.iter().position(record::is_directory) {
+                Some(at) => {
+                    self.directory.0 += at as u32;
+                    return Ok(());
+                }
+                None => self.directory.0 += count as u32,
             }
-            self.directory.0 += 1;
         }
         Err(ManifestError::Invalid("there are more listings than directories"))
     }

@@ -146,6 +146,11 @@ impl Record {
     }
 }
 
+/// True for the record of a directory; costs no decoding.
+pub(super) fn is_directory(record: &[u8; RECORD_BYTES as usize]) -> bool {
+    record[5] == Kind::Directory as u8
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | u32::from(*b))
 }

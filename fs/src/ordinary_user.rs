@@ -1,0 +1,45 @@
+//! For tests: the same test once more, as a user who may not do everything.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+const MARK: &str = "TWINSHARE_TEST_CHILD";
+
+/// Runs `body` as an ordinary user: at once when we are one, else in a child that runs the test `name` again as
+/// `nobody`. Where no child can be started, says so loudly and tests nothing.
+#[track_caller]
+pub(crate) fn run(name: &str, body: impl FnOnce()) {
+    if !rustix::process::geteuid().is_root() {
+        return body();
+    }
+    let this = std::env::current_exe().unwrap();
+    let mut child = Command::new("nice");
+    child.args(["-n", "0"]).arg(&this).args([name, "--exact", "--nocapture", "--test-threads=1"]);
+    child.env(MARK, "user").env("TMPDIR", "/tmp").current_dir("/").uid(65534).gid(65534);
+    check(name, child);
+}
+
+/// Runs `body` in a mount namespace of its own, in which it may mount; as [`run`] does it.
+#[track_caller]
+pub(crate) fn with_mounts(name: &str, body: impl FnOnce()) {
+    if std::env::var_os(MARK).is_some() {
+        return body();
+    }
+    let this = std::env::current_exe().unwrap();
+    let mut child = Command::new("unshare");
+    child.args(["--mount", "--map-root-user", "--user"]).arg(&this);
+    child.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(MARK, "mounts");
+    check(name, child);
+}
+
+#[track_caller]
+fn check(name: &str, mut child: Command) {
+    let output = child.output().expect("nice and unshare are there");
+    let text =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    if !output.status.success() && text.contains("ermission denied") && !text.contains("running 1 test") {
+        eprintln!("SKIPPED {name}: its binary cannot be started that way: {text}");
+        return;
+    }
+    assert!(output.status.success() && text.contains("1 passed"), "{name} failed in a child:\n{text}");
+}
