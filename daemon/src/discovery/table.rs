@@ -1,0 +1,412 @@
+//! Who is there: a state machine without a clock.
+//!
+//! Everything in a beacon is somebody's claim, and anyone on the network can make any number of identities. So the
+//! table is bounded, one address can fill only a part of it, and peers that are known are never pushed out by new
+//! ones.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::time::{Duration, Instant, SystemTime};
+
+use twinshare_transport::identity::{PeerId, PublicKey};
+
+use super::DiscoveredPeer;
+use super::beacon::{Beacon, Kind};
+use super::pace::{INTERVAL, JITTER};
+
+/// Peers at most, those that said goodbye lately included; new ones are ignored when it is full.
+const PEERS_MAX: usize = 512;
+
+/// Peers at one address at most: several nodes on one host are few.
+const PEERS_PER_ADDRESS_MAX: usize = 16;
+
+/// Addresses of one peer at most.
+const ADDRESSES_MAX: usize = 8;
+
+/// A peer is gone when three of its beacons are missing.
+const EXPIRES_AFTER: Duration = Duration::from_secs(3 * (INTERVAL.as_secs() + JITTER.as_secs()) + 2);
+
+/// How long a peer that is gone is remembered, so that its old beacons do not bring it back.
+const REMEMBERED_FOR: Duration = Duration::from_secs(10 * 60);
+
+/// Beacons sent at once on several interfaces may overtake each other by so much.
+const OVERTAKING_MS: u64 = 2000;
+
+/// What a beacon did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// What is known has changed.
+    Changed,
+    /// Nothing is new, except that the peer is still there.
+    Same,
+    /// Not believed: old, or beyond a bound.
+    Ignored,
+}
+
+/// Who is there.
+#[derive(Debug, Default)]
+pub(super) struct PeerTable {
+    entries: HashMap<PeerId, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: PublicKey,
+    beacon: Beacon,
+    places: Vec<Place>,
+    since: SystemTime,
+    heard: Instant,
+    heard_at: SystemTime,
+    /// The largest `sent_ms` of its beacons.
+    newest_ms: u64,
+    /// It said goodbye, or was silent for too long.
+    is_gone: bool,
+}
+
+/// An address at which a peer was heard.
+#[derive(Debug)]
+struct Place {
+    address: SocketAddr,
+    heard: Instant,
+    sent_ms: u64,
+}
+
+impl PeerTable {
+    /// Takes in a beacon whose signature is valid and which came from `source`.
+    pub(super) fn hear(
+        &mut self,
+        key: PublicKey,
+        beacon: Beacon,
+        source: SocketAddr,
+        now: Instant,
+        clock: SystemTime,
+    ) -> Heard {
+        let peer = key.peer_id();
+        let address = with_port(source, beacon.port);
+        let heard = match self.entries.get_mut(&peer) {
+            Some(entry) => entry.hear(beacon, address, now, clock),
+            None => self.meet(peer, key, beacon, address, now, clock),
+        };
+        debug_assert!(self.entries.len() <= PEERS_MAX);
+        heard
+    }
+
+    fn meet(
+        &mut self,
+        peer: PeerId,
+        key: PublicKey,
+        beacon: Beacon,
+        address: SocketAddr,
+        now: Instant,
+        clock: SystemTime,
+    ) -> Heard {
+        if beacon.kind == Kind::Goodbye || !self.has_room_for(address.ip()) {
+            return Heard::Ignored;
+        }
+        let sent_ms = beacon.sent_ms;
+        let places = vec![Place { address, heard: now, sent_ms }];
+        let entry = Entry {
+            key,
+            beacon,
+            places,
+            since: clock,
+            heard: now,
+            heard_at: clock,
+            newest_ms: sent_ms,
+            is_gone: false,
+        };
+        self.entries.insert(peer, entry);
+        Heard::Changed
+    }
+
+    /// True when one more peer at this address may be taken in; a peer that is gone makes room.
+    fn has_room_for(&mut self, address: IpAddr) -> bool {
+        let here = |entry: &&Entry| entry.places.iter().any(|place| place.address.ip() == address);
+        if self.entries.values().filter(here).count() >= PEERS_PER_ADDRESS_MAX {
+            return false;
+        }
+        if self.entries.len() < PEERS_MAX {
+            return true;
+        }
+        let gone = self.entries.iter().filter(|(_, entry)| entry.is_gone);
+        match gone.min_by_key(|(_, entry)| entry.heard).map(|(peer, _)| *peer) {
+            Some(peer) => self.entries.remove(&peer).is_some(),
+            None => false,
+        }
+    }
+
+    /// Lets go of what was not heard for too long; true if that changed who is there, or where.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
+        self.entries.retain(|_, entry| !entry.is_gone || now < entry.heard + REMEMBERED_FOR);
+        self.entries.values_mut().filter(|entry| !entry.is_gone).fold(false, |changed, entry| {
+            let before = entry.places.len();
+            entry.places.retain(|place| now < place.heard + EXPIRES_AFTER);
+            entry.is_gone = entry.places.is_empty();
+            changed | (entry.places.len() != before)
+        })
+    }
+
+    /// When [`expire`](Self::expire) has something to do next.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        let live = self.entries.values().filter(|entry| !entry.is_gone);
+        live.flat_map(|entry| &entry.places).map(|place| place.heard + EXPIRES_AFTER).min()
+    }
+
+    /// Those that are there, by name.
+    pub(super) fn peers(&self) -> Vec<DiscoveredPeer> {
+        let live = self.entries.iter().filter(|(_, entry)| !entry.is_gone);
+        let mut peers: Vec<_> = live.map(|(peer, entry)| entry.show(*peer)).collect();
+        peers.sort_by(|a, b| (&a.name, a.peer).cmp(&(&b.name, b.peer)));
+        peers
+    }
+}
+
+impl Entry {
+    fn hear(&mut self, beacon: Beacon, address: SocketAddr, now: Instant, clock: SystemTime) -> Heard {
+        if self.is_old(&beacon, address) {
+            return Heard::Ignored;
+        }
+        let was_gone = self.is_gone;
+        self.newest_ms = self.newest_ms.max(beacon.sent_ms);
+        self.is_gone = beacon.kind == Kind::Goodbye;
+        if self.is_gone {
+            self.heard = now;
+            self.places.clear();
+            return if was_gone { Heard::Same } else { Heard::Changed };
+        }
+        if was_gone {
+            self.since = clock;
+        }
+        (self.heard, self.heard_at) = (now, clock);
+        let moved = self.is_at(address, beacon.sent_ms, now);
+        // What overtook this beacon says what is newer.
+        let is_newest = beacon.sent_ms >= self.newest_ms;
+        let news = is_newest && !same_content(&self.beacon, &beacon);
+        if is_newest {
+            self.beacon = beacon;
+        }
+        if was_gone || moved || news { Heard::Changed } else { Heard::Same }
+    }
+
+    /// True for what was heard before, and for what was sent before something that was heard.
+    fn is_old(&self, beacon: &Beacon, address: SocketAddr) -> bool {
+        let place = self.places.iter().find(|place| place.address == address);
+        let again = place.is_some_and(|place| beacon.sent_ms <= place.sent_ms);
+        let before_goodbye = self.is_gone && beacon.sent_ms <= self.newest_ms;
+        again || before_goodbye || beacon.sent_ms.saturating_add(OVERTAKING_MS) < self.newest_ms
+    }
+
+    /// Notes that it was heard at `address`; true if that is new.
+    fn is_at(&mut self, address: SocketAddr, sent_ms: u64, now: Instant) -> bool {
+        if let Some(place) = self.places.iter_mut().find(|place| place.address == address) {
+            (place.heard, place.sent_ms) = (now, sent_ms);
+            return false;
+        }
+        // First: where it appeared last is where it most likely is.
+        self.places.insert(0, Place { address, heard: now, sent_ms });
+        self.places.truncate(ADDRESSES_MAX);
+        true
+    }
+
+    fn show(&self, peer: PeerId) -> DiscoveredPeer {
+        DiscoveredPeer {
+            peer,
+            public_key: self.key,
+            name: self.beacon.name.clone(),
+            addresses: self.places.iter().map(|place| place.address).collect(),
+            workspaces: self.beacon.workspaces.clone(),
+            workspaces_total: self.beacon.workspaces_total,
+            since: self.since,
+            heard: self.heard_at,
+        }
+    }
+}
+
+/// The address of `source` with another port; its scope, which link-local addresses need, stays.
+fn with_port(source: SocketAddr, port: u16) -> SocketAddr {
+    match source {
+        SocketAddr::V4(_) => SocketAddr::new(source.ip(), port),
+        SocketAddr::V6(v6) => SocketAddrV6::new(*v6.ip(), port, 0, v6.scope_id()).into(),
+    }
+}
+
+fn same_content(a: &Beacon, b: &Beacon) -> bool {
+    (&a.name, a.port, a.catalogue, a.workspaces_total, &a.workspaces)
+        == (&b.name, b.port, b.catalogue, b.workspaces_total, &b.workspaces)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bench {
+        table: PeerTable,
+        start: Instant,
+    }
+
+    fn key(number: u16) -> PublicKey {
+        let mut key = [0; 32];
+        key[..2].copy_from_slice(&number.to_be_bytes());
+        PublicKey(key)
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { table: PeerTable::default(), start: Instant::now() }
+        }
+
+        fn at(&self, seconds: u64) -> Instant {
+            self.start + Duration::from_secs(seconds)
+        }
+
+        fn hear(
+            &mut self,
+            seconds: u64,
+            number: u16,
+            source: &str,
+            change: impl FnOnce(&mut Beacon),
+        ) -> Heard {
+            let mut beacon = Beacon {
+                kind: Kind::Announce,
+                sent_ms: 1_000_000 + seconds * 1000,
+                name: "anna".parse().unwrap(),
+                port: 7,
+                workspaces: vec![],
+                workspaces_total: 0,
+                catalogue: 0,
+            };
+            change(&mut beacon);
+            let now = self.at(seconds);
+            let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            self.table.hear(key(number), beacon, source.parse().unwrap(), now, clock)
+        }
+
+        #[track_caller]
+        fn check(&self, expected: &[(u16, &[&str])]) {
+            let peers = self.table.peers();
+            let found: Vec<_> = peers
+                .iter()
+                .map(|peer| (peer.peer, peer.addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>()))
+                .collect();
+            let mut expected: Vec<_> = expected
+                .iter()
+                .map(|(number, at)| {
+                    (key(*number).peer_id(), at.iter().map(|at| at.to_string()).collect::<Vec<_>>())
+                })
+                .collect();
+            expected.sort();
+            assert_eq!(found, expected);
+        }
+    }
+
+    const A: &str = "10.0.0.1:999";
+    const B: &str = "[fe80::1%3]:999";
+
+    #[test]
+    fn a_peer_is_where_it_was_heard_last() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.hear(0, 1, A, |_| {}), Heard::Changed);
+        assert_eq!(bench.hear(10, 1, A, |_| {}), Heard::Same);
+        assert_eq!(bench.hear(10, 1, B, |_| {}), Heard::Changed);
+        bench.check(&[(1, &["[fe80::1%3]:7", "10.0.0.1:7"])]);
+        assert_eq!(bench.hear(20, 1, B, |beacon| beacon.port = 8), Heard::Changed);
+        bench.check(&[(1, &["[fe80::1%3]:8", "[fe80::1%3]:7", "10.0.0.1:7"])]);
+        // It left the first network; the port it had before is forgotten with it.
+        assert!(bench.table.expire(bench.at(10) + EXPIRES_AFTER));
+        bench.check(&[(1, &["[fe80::1%3]:8"])]);
+        let peer = &bench.table.peers()[0];
+        assert_eq!(peer.since, SystemTime::UNIX_EPOCH);
+        assert_eq!(peer.heard, SystemTime::UNIX_EPOCH + Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_silent_peer_is_gone_after_three_beacons() {
+        let mut bench = Bench::new();
+        bench.hear(0, 1, A, |_| {});
+        assert_eq!(bench.table.next_expiry(), Some(bench.at(35)));
+        assert!(!bench.table.expire(bench.at(34)));
+        assert!(bench.table.expire(bench.at(35)));
+        bench.check(&[]);
+        assert_eq!(bench.table.next_expiry(), None);
+        assert_eq!(bench.hear(36, 1, A, |beacon| beacon.sent_ms = 1_000_000), Heard::Ignored);
+        assert_eq!(bench.hear(37, 1, A, |_| {}), Heard::Changed);
+        bench.check(&[(1, &["10.0.0.1:7"])]);
+    }
+
+    #[test]
+    fn a_goodbye_is_final_for_what_was_sent_before() {
+        let mut bench = Bench::new();
+        let goodbye = |beacon: &mut Beacon| beacon.kind = Kind::Goodbye;
+        assert_eq!(bench.hear(0, 1, A, goodbye), Heard::Ignored);
+        bench.hear(0, 1, A, |_| {});
+        assert_eq!(bench.hear(5, 1, B, goodbye), Heard::Changed);
+        bench.check(&[]);
+        assert_eq!(bench.hear(5, 1, A, |_| {}), Heard::Ignored);
+        assert_eq!(bench.hear(4, 1, A, |_| {}), Heard::Ignored);
+        assert_eq!(bench.hear(5, 1, A, goodbye), Heard::Ignored);
+        assert_eq!(bench.hear(6, 1, A, |_| {}), Heard::Changed);
+        bench.check(&[(1, &["10.0.0.1:7"])]);
+        // Long after, nothing is left of it.
+        bench.hear(7, 1, A, goodbye);
+        bench.table.expire(bench.at(7) + REMEMBERED_FOR);
+        assert!(bench.table.entries.is_empty());
+    }
+
+    #[test]
+    fn old_beacons_are_not_believed() {
+        let mut bench = Bench::new();
+        bench.hear(10, 1, A, |_| {});
+        assert_eq!(bench.hear(10, 1, A, |_| {}), Heard::Ignored);
+        // Overtaken on the way over another interface: heard, but what it says is older.
+        let rename =
+            |beacon: &mut Beacon| (beacon.name, beacon.sent_ms) = ("old".parse().unwrap(), 1_009_000);
+        assert_eq!(bench.hear(10, 1, B, rename), Heard::Changed);
+        assert_eq!(bench.table.peers()[0].name.as_str(), "anna");
+        assert_eq!(bench.hear(10, 1, "10.9.9.9:1", |beacon| beacon.sent_ms = 1_007_999), Heard::Ignored);
+        assert_eq!(bench.hear(11, 1, A, |beacon| beacon.sent_ms = u64::MAX), Heard::Same);
+        assert_eq!(bench.hear(12, 1, A, |beacon| beacon.sent_ms = u64::MAX), Heard::Ignored);
+    }
+
+    #[test]
+    fn news_is_told_from_routine() {
+        let mut bench = Bench::new();
+        bench.hear(0, 1, A, |_| {});
+        assert_eq!(bench.hear(1, 1, A, |beacon| beacon.catalogue = 1), Heard::Changed);
+        assert_eq!(bench.hear(2, 1, A, |beacon| beacon.catalogue = 1), Heard::Same);
+        let query = |beacon: &mut Beacon| (beacon.kind, beacon.catalogue) = (Kind::Query, 1);
+        assert_eq!(bench.hear(3, 1, A, query), Heard::Same);
+    }
+
+    #[test]
+    fn one_address_cannot_fill_the_table() {
+        let mut bench = Bench::new();
+        for number in 0..100 {
+            bench.hear(0, number, A, |_| {});
+        }
+        assert_eq!(bench.table.peers().len(), PEERS_PER_ADDRESS_MAX);
+        assert_eq!(bench.hear(0, 200, B, |_| {}), Heard::Changed);
+    }
+
+    #[test]
+    fn a_full_table_keeps_those_it_has() {
+        let mut bench = Bench::new();
+        let address = |number: u16| format!("10.1.{}.{}:1", number >> 8, number & 255);
+        for number in 0..PEERS_MAX as u16 {
+            assert_eq!(bench.hear(0, number, &address(number), |_| {}), Heard::Changed);
+        }
+        assert_eq!(bench.hear(0, 600, &address(600), |_| {}), Heard::Ignored);
+        bench.hear(1, 0, &address(0), |beacon| beacon.kind = Kind::Goodbye);
+        assert_eq!(bench.hear(1, 600, &address(600), |_| {}), Heard::Changed);
+        assert_eq!(bench.table.peers().len(), PEERS_MAX);
+    }
+
+    #[test]
+    fn a_peers_addresses_are_bounded() {
+        let mut bench = Bench::new();
+        for number in 0..50 {
+            bench.hear(number, 1, &format!("10.0.0.{number}:1"), |_| {});
+        }
+        let addresses = &bench.table.peers()[0].addresses;
+        assert_eq!((addresses.len(), addresses[0].to_string().as_str()), (ADDRESSES_MAX, "10.0.0.49:7"));
+    }
+}
