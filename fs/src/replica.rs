@@ -3,25 +3,52 @@
 //! A [`Replica`] answers reads of the files of one snapshot, from the disk where it has their blocks and from the
 //! [`Origin`] where it does not. What is fetched is verified, handed to whoever waits, and kept.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use crate::digest::{BLOCK_BYTES, BlockIndex};
+use crate::digest_file::DigestFile;
 use crate::manifest::{EntryIndex, Kind, Manifest};
-use crate::origin::{BlockRange, Class, Delivery, FileFault, Origin, OriginError};
+use crate::origin::{Availability, Origin};
 
+mod ask;
+mod beneath;
+mod block_set;
+mod census;
+mod counters;
+mod engine;
+mod extents;
+mod inode;
+mod inodes;
 pub mod layout;
+mod patience;
+mod probe;
+mod read;
+mod request;
+mod scheduler;
+mod sequence;
+mod state;
 pub mod status;
+mod store;
 mod when_gone;
+mod writer;
 
+use engine::{Engine, Parts};
+use inodes::Descriptors;
 pub use layout::Layout;
+use probe::Refusal;
 pub use status::ReplicaStatus;
+use status::{OriginStatus, Tally};
+use store::Store;
 pub use when_gone::{NotAWhenGone, WAIT_DEFAULT, WAIT_MAX, WhenGone};
 
 /// Bytes asked for, or arrived and not on the disk yet, when nobody chose.
 pub const MEMORY_BYTES_DEFAULT: u64 = 96 * 1024 * 1024;
+
+/// What is less counts as this much: a few requests of the largest kind.
+pub const MEMORY_BYTES_MIN: u64 = 16 * 1024 * 1024;
 
 /// How a replica is run.
 #[derive(Debug)]
@@ -30,10 +57,11 @@ pub struct ReplicaConfig {
     pub layout: Layout,
     /// What reads do while the origin is gone.
     pub when_gone: WhenGone,
-    /// Bytes asked for, or arrived and not on the disk yet, at most; what is less than 16 MiB counts as 16 MiB. At
-    /// the bound reads wait for the disk.
+    /// Bytes asked for, or arrived and not on the disk yet, at most; [`MEMORY_BYTES_MIN`] at least. At the bound
+    /// nothing more is asked for until the disk has caught up. Reads that wait hold up to 1 MiB each besides.
     pub memory_bytes_max: u64,
-    /// Files on the disk held open at most; `None` takes a quarter of what the process may open.
+    /// Files on the disk held open at most, apart from those being read or written at the moment; `None` takes a
+    /// quarter of what the process may open, between 32 and 4,096.
     pub descriptors_max: Option<usize>,
 }
 
@@ -73,6 +101,12 @@ pub enum ReplicaError {
     /// The origin serves another snapshot than the manifest's.
     #[error("the origin serves another snapshot than the one the manifest describes")]
     OtherSnapshot,
+    /// The directory holds files of another snapshot.
+    #[error("{} holds a copy of another snapshot; choose another directory", .path.display())]
+    HoldsAnother {
+        /// The replica's directory.
+        path: std::path::PathBuf,
+    },
 }
 
 /// Why a read failed. No bytes are returned with it: a read is whole or an error.
@@ -112,12 +146,11 @@ pub enum TryRead {
 }
 
 /// A local copy of one snapshot. Shared between the threads that serve the kernel and the tasks that fetch.
+///
+/// Dropping it ends all fetching; what has arrived is still written. [`close`](Self::close) waits for that.
 #[derive(Debug)]
 pub struct Replica {
-    config: ReplicaConfig,
-    manifest: Manifest,
-    origin: Arc<dyn Origin>,
-    runtime: Handle,
+    engine: Arc<Engine>,
 }
 
 impl Replica {
@@ -134,32 +167,58 @@ impl Replica {
         if origin.snapshot() != manifest.snapshot() {
             return Err(ReplicaError::OtherSnapshot);
         }
-        Ok(Arc::new(Self { config, manifest, origin, runtime }))
+        let path = config.layout.path().to_owned();
+        let backing = probe::probe(config.layout.directory()).map_err(|refusal| match refusal {
+            Refusal::Lacks(reason) => ReplicaError::Unsuitable { path: path.clone(), reason },
+            Refusal::Failed(source) => ReplicaError::Disk {
+                path: path.clone(),
+                doing: "its filesystem could not be tried out",
+                source,
+            },
+        })?;
+        let disk = |doing, source| ReplicaError::Disk { path: path.clone(), doing, source };
+        match config.layout.claim(manifest.snapshot()) {
+            Ok(true) => {}
+            Ok(false) => return Err(ReplicaError::HoldsAnother { path: path.clone() }),
+            Err(source) => return Err(disk("its snapshot cannot be noted", source)),
+        }
+        let digests = DigestFile::open(&config.layout.digests_path(), manifest.blocks())
+            .map_err(|source| disk("its digests cannot be opened", source))?;
+        let engine = Engine::new(Parts {
+            manifest,
+            origin,
+            runtime,
+            when_gone: config.when_gone,
+            store: Store { layout: config.layout, backing },
+            digests,
+            memory_bytes_max: config.memory_bytes_max.max(MEMORY_BYTES_MIN),
+            descriptors_max: config.descriptors_max.unwrap_or_else(Descriptors::max_default),
+        });
+        census::begin(&engine);
+        engine.runtime.spawn(census::run(engine.clone()));
+        Ok(Arc::new(Self { engine }))
     }
 
     /// The snapshot's manifest.
     pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+        &self.engine.manifest
     }
 
     /// What reads do while the origin is gone.
     pub fn when_gone(&self) -> WhenGone {
-        self.config.when_gone
+        self.engine.when_gone
     }
 
     /// Where it lies.
     pub fn layout(&self) -> &Layout {
-        &self.config.layout
+        &self.engine.store.layout
     }
 
     /// Reads without waiting, from memory or from what the kernel has cached of the disk; never blocks.
     ///
     /// `file` is any entry of the inode. A read at or beyond the end is empty.
     pub fn try_read(&self, file: EntryIndex, offset: u64, length: u32) -> TryRead {
-        match self.span(file, offset, length) {
-            Some((_, _, 0)) => TryRead::Ready(Bytes::new()),
-            _ => TryRead::WouldWait,
-        }
+        self.engine.try_read(file, offset, length)
     }
 
     /// Reads `length` bytes at `offset`, or up to the end of the file, fetching what is not here: exactly these
@@ -167,85 +226,93 @@ impl Replica {
     ///
     /// Dropping the future gives the wait up; what has been asked for still arrives and is kept.
     pub async fn read(&self, file: EntryIndex, offset: u64, length: u32) -> Result<Bytes, ReadError> {
-        let (inode, size, length) = self.span(file, offset, length).ok_or(ReadError::NoSuchFile)?;
-        if length == 0 {
-            return Ok(Bytes::new());
-        }
-        let first = BlockIndex::containing(offset);
-        let last = BlockIndex::containing(offset + length - 1);
-        let range = BlockRange { file: inode, first, count: last.0 - first.0 + 1 };
-        let start = (offset - first.offset()) as usize;
-        let fetch = self.fetch(range, size);
-        let bytes = match self.config.when_gone {
-            WhenGone::WaitForever => fetch.await?,
-            WhenGone::Wait(limit) => tokio::time::timeout(limit, fetch).await.unwrap_or_else(|_| late())?,
-            WhenGone::Fail => tokio::time::timeout(WAIT_DEFAULT, fetch).await.unwrap_or_else(|_| late())?,
-        };
-        Ok(bytes.slice(start..start + length as usize))
+        self.engine.read(file, offset, length).await
     }
 
-    async fn fetch(&self, range: BlockRange, size: u64) -> Result<Bytes, ReadError> {
-        let mut deliveries = {
-            let _runtime = self.runtime.enter();
-            self.origin.read_ranges(vec![range], Class::Demand)
-        };
-        let mut bytes = Vec::new();
-        while let Some(delivery) = deliveries.recv().await {
-            match delivery.map_err(from_origin)? {
-                Delivery::Run(run) => {
-                    let next = range.first.0 + bytes.len() as u64 / BLOCK_BYTES;
-                    run.verify(size).map_err(|bad| ReadError::Corrupt(bad.to_string()))?;
-                    if run.file != range.file || run.first.0 != next {
-                        return Err(ReadError::Corrupt("a run that was not asked for".into()));
-                    }
-                    bytes.extend_from_slice(&run.bytes);
-                }
-                Delivery::End(_) => break,
-                Delivery::Fault(_, fault) => return Err(from_fault(fault)),
-            }
-        }
-        let wanted = BlockIndex(range.first.0 + range.count - 1).bytes_in(size).end - range.first.offset();
-        match bytes.len() as u64 == wanted {
-            true => Ok(bytes.into()),
-            false => Err(ReadError::Gone("it broke off".into())),
-        }
-    }
-
-    /// Tells that a handle on the file was opened.
+    /// Tells that a handle on the file was opened: what is known about it stays in memory until as many
+    /// [`released`](Self::released) have come.
     pub fn opened(&self, file: EntryIndex) {
-        let _ = file;
+        if let Some(inode) = self.inode_of(file).and_then(|index| self.engine.inode(index)) {
+            inode.opens.fetch_add(1, AcqRel);
+        }
     }
 
     /// Tells that a handle on the file was closed.
     pub fn released(&self, file: EntryIndex) {
-        let _ = file;
+        if let Some(inode) = self.inode_of(file).and_then(|index| self.engine.inode(index)) {
+            // One release too many is the caller's mistake and must not pin the inode for ever.
+            let _ = inode.opens.fetch_update(AcqRel, Acquire, |opens| opens.checked_sub(1));
+        }
     }
 
-    /// The inode of `file`, its size, and how many of the `length` bytes at `offset` it has.
-    fn span(&self, file: EntryIndex, offset: u64, length: u32) -> Option<(EntryIndex, u64, u64)> {
-        let entry = self.manifest.entry(file).filter(|entry| entry.kind() == Kind::File)?;
-        let length = u64::from(length).min(entry.size().saturating_sub(offset));
-        Some((entry.inode(), entry.size(), length))
+    fn inode_of(&self, file: EntryIndex) -> Option<EntryIndex> {
+        let entry = self.engine.manifest.entry(file).filter(|entry| entry.kind() == Kind::File)?;
+        Some(entry.inode())
+    }
+
+    /// What it says about itself now. Costs some microseconds.
+    pub fn status(&self) -> ReplicaStatus {
+        let Engine { counters, scheduler, writer, .. } = &*self.engine;
+        let tally = |amount: &counters::Amount| Tally {
+            resident: amount.resident.load(Relaxed),
+            total: amount.total.load(Relaxed),
+        };
+        let (stale, stale_total) = counters.stale_files();
+        ReplicaStatus {
+            snapshot: self.manifest().snapshot(),
+            counted: counters.counted.load(Relaxed),
+            files: tally(&counters.files),
+            blocks: tally(&counters.blocks),
+            bytes: tally(&counters.bytes),
+            fetched: counters.fetched_bytes(),
+            demand: counters.demand(),
+            origin: self.origin_status(),
+            when_gone: self.engine.when_gone,
+            memory_bytes: scheduler.bytes(),
+            memory_bytes_max: scheduler.bytes_max(),
+            disk_full: writer.is_refused(),
+            stale,
+            stale_total,
+            errors: counters.errors(),
+        }
+    }
+
+    fn origin_status(&self) -> OriginStatus {
+        if self.engine.is_snapshot_gone() {
+            return OriginStatus::SnapshotGone;
+        }
+        match &*self.engine.origin.availability().borrow() {
+            Availability::Reachable => OriginStatus::Reachable,
+            Availability::Gone { since, why } => {
+                OriginStatus::Gone { for_ms: since.elapsed().as_millis() as u64, why: why.clone() }
+            }
+        }
+    }
+
+    /// Returns when nothing is on its way and what has arrived is on the disk, or was refused by it.
+    pub async fn idle(&self) {
+        self.engine.idle().await;
+    }
+
+    /// Ends all fetching, waits until what has arrived is on the disk, and lets go of the directory, so that another
+    /// process may open it. Content that is here can still be read; reads of anything else fail.
+    pub async fn close(&self) {
+        self.engine.close();
+        self.engine.idle().await;
+        self.engine.store.layout.unlock();
     }
 }
 
-fn late<T>() -> Result<T, ReadError> {
-    Err(ReadError::Gone("it did not answer in time".into()))
-}
-
-fn from_origin(error: OriginError) -> ReadError {
-    match error {
-        OriginError::Gone(why) => ReadError::Gone(why),
-        OriginError::Refused(why) => ReadError::Refused(why),
-        OriginError::SnapshotGone => ReadError::Stale,
-        OriginError::Invalid(what) => ReadError::Corrupt(what),
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.engine.close();
     }
 }
 
-fn from_fault(fault: FileFault) -> ReadError {
-    match fault {
-        FileFault::Changed => ReadError::Stale,
-        FileFault::Unreadable(why) => ReadError::Unreadable(why),
-        FileFault::NoSuchBlock => ReadError::Corrupt("it denies a file of its own snapshot".into()),
-    }
+/// Locks a mutex of plain data, which no panic can leave half changed in a way that matters more than going on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

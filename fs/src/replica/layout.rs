@@ -19,12 +19,17 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
+
+use crate::manifest::SnapshotId;
 
 /// What a clone's replica directory is called, before four hexadecimal digits that keep it apart from names of the
 /// workspace.
 pub const PREFIX: &str = ".twinshare-";
+
+/// The xattr of the directory that holds the snapshot's id.
+const SNAPSHOT_XATTR: &str = "user.twinshare.snapshot";
 
 /// The text of `README`.
 const README: &str = "\
@@ -140,6 +145,32 @@ impl Layout {
     /// lives, in this process alone.
     pub fn manifest_path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}/manifest", self.directory.as_raw_fd()))
+    }
+
+    /// Where the digests' file is or belongs, in the same way.
+    pub(super) fn digests_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/digests", self.directory.as_raw_fd()))
+    }
+
+    /// Notes which snapshot the files here are of; false when they are of another one.
+    pub(super) fn claim(&self, snapshot: SnapshotId) -> io::Result<bool> {
+        let mut noted = [0; 33];
+        match rustix::fs::fgetxattr(&self.directory, SNAPSHOT_XATTR, &mut noted[..]) {
+            Ok(length) => Ok(noted[..length] == snapshot.0.0),
+            Err(Errno::NODATA) => {
+                let flags = XattrFlags::CREATE;
+                rustix::fs::fsetxattr(&self.directory, SNAPSHOT_XATTR, &snapshot.0.0, flags)?;
+                Ok(true)
+            }
+            Err(Errno::RANGE) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Lets other processes open it.
+    pub(super) fn unlock(&self) {
+        // It can only fail for a descriptor that is none.
+        let _ = rustix::fs::flock(&self.directory, FlockOperation::Unlock);
     }
 
     /// The directory itself.

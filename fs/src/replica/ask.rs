@@ -1,0 +1,53 @@
+//! Blocks of one inode that have been asked for together.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use tokio::sync::Notify;
+
+use crate::origin::Class;
+
+/// How far behind the next delivery of a less urgent ask a wanted block may lie and still be waited for: 4 MiB, which
+/// the kernel at most reads ahead itself. Beyond it, the ask is given up and the block asked for again, urgently.
+const NEAR_BLOCKS: u64 = 64;
+
+/// The identity and the urgency of an ask.
+#[derive(Debug)]
+pub(super) struct Ask {
+    class: Class,
+    /// The block it will bring next.
+    next: AtomicU64,
+    given_up: AtomicBool,
+    wake: Notify,
+}
+
+impl Ask {
+    /// An ask for `ranges`, which are in ascending order.
+    pub(super) fn new(class: Class, ranges: &[Range<u64>]) -> Self {
+        let next = ranges.first().map_or(0, |range| range.start);
+        Self { class, next: AtomicU64::new(next), given_up: AtomicBool::new(false), wake: Notify::new() }
+    }
+
+    /// Tells that blocks below `end` have come.
+    pub(super) fn advanced(&self, end: u64) {
+        self.next.fetch_max(end, Relaxed);
+    }
+
+    /// True when somebody who asks for `block` with `class` had better not wait for this ask.
+    pub(super) fn is_too_slow_for(&self, block: u64, class: Class) -> bool {
+        class > self.class && block >= self.next.load(Relaxed).saturating_add(NEAR_BLOCKS)
+    }
+
+    /// Ends the request behind it.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// Returns once it is [given up](Self::give_up).
+    pub(super) async fn given_up(&self) {
+        while !self.given_up.load(Relaxed) {
+            self.wake.notified().await;
+        }
+    }
+}

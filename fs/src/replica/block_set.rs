@@ -1,0 +1,167 @@
+//! Which blocks of one file are here, compactly.
+//!
+//! Files of up to 64 blocks take one word. Larger ones take 512 bytes for each stretch of 4,096 blocks (256 MiB) that
+//! is partly here, and nothing but a map entry for a stretch that is wholly here or wholly missing: a fetched block
+//! costs at most 1/128 of the disk it takes.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+const WORD: u64 = 64;
+const WORDS: usize = 64;
+const STRETCH: u64 = WORD * WORDS as u64;
+
+/// A set of block numbers of a file with a known number of blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BlockSet {
+    blocks: u64,
+    present: u64,
+    bits: Bits,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Bits {
+    /// At most 64 blocks.
+    Few(u64),
+    /// Stretches with at least one block; the others are missing.
+    Many(BTreeMap<u64, Stretch>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stretch {
+    Whole,
+    Part(Box<[u64; WORDS]>),
+}
+
+impl BlockSet {
+    /// The empty set for a file of `blocks` blocks.
+    pub(super) fn empty(blocks: u64) -> Self {
+        let bits = if blocks <= WORD { Bits::Few(0) } else { Bits::Many(BTreeMap::new()) };
+        Self { blocks, present: 0, bits }
+    }
+
+    /// Every block of a file of `blocks` blocks.
+    pub(super) fn full(blocks: u64) -> Self {
+        let mut set = Self::empty(blocks);
+        set.insert(0..blocks);
+        set
+    }
+
+    /// How many blocks are in it.
+    pub(super) fn present(&self) -> u64 {
+        self.present
+    }
+
+    /// True when `block` is in it.
+    pub(super) fn contains(&self, block: u64) -> bool {
+        match &self.bits {
+            Bits::Few(bits) => block < self.blocks && bits >> block & 1 == 1,
+            Bits::Many(stretches) => match stretches.get(&(block / STRETCH)) {
+                None => false,
+                Some(Stretch::Whole) => block < self.blocks,
+                Some(Stretch::Part(words)) => {
+                    let at = block % STRETCH;
+                    words[(at / WORD) as usize] >> (at % WORD) & 1 == 1
+                }
+            },
+        }
+    }
+
+    /// True when all of `range` is in it.
+    pub(super) fn contains_all(&self, range: Range<u64>) -> bool {
+        self.present == self.blocks && range.end <= self.blocks
+            || range.into_iter().all(|block| self.contains(block))
+    }
+
+    /// Adds `range`, as far as the file has it; returns how many blocks were new.
+    pub(super) fn insert(&mut self, range: Range<u64>) -> u64 {
+        let range = range.start..range.end.min(self.blocks);
+        let before = self.present;
+        match &mut self.bits {
+            Bits::Few(bits) => {
+                *bits |= mask(range);
+                self.present = u64::from(bits.count_ones());
+            }
+            Bits::Many(stretches) => {
+                for number in range.start / STRETCH..range.end.div_ceil(STRETCH) {
+                    let base = number * STRETCH;
+                    let length = STRETCH.min(self.blocks - base);
+                    let part = range.start.max(base) - base..range.end.min(base + length) - base;
+                    self.present += insert_into(stretches, number, part, length);
+                }
+            }
+        }
+        self.present - before
+    }
+}
+
+/// Adds `part` of a stretch of `length` blocks; returns how many were new.
+fn insert_into(stretches: &mut BTreeMap<u64, Stretch>, number: u64, part: Range<u64>, length: u64) -> u64 {
+    let empty = || Stretch::Part(Box::new([0; WORDS]));
+    if part.is_empty() {
+        return 0;
+    }
+    let stretch = stretches.entry(number).or_insert_with(empty);
+    let Stretch::Part(words) = stretch else {
+        return 0;
+    };
+    let count = |words: &[u64; WORDS]| words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+    let before = count(words);
+    for at in part.start / WORD..part.end.div_ceil(WORD) {
+        let base = at * WORD;
+        words[at as usize] |= mask(part.start.max(base) - base..part.end.min(base + WORD) - base);
+    }
+    let after = count(words);
+    if after == length {
+        *stretch = Stretch::Whole;
+    }
+    after - before
+}
+
+/// A word with the bits of `range`, which lies within 0..64, set.
+fn mask(range: Range<u64>) -> u64 {
+    match range.end.saturating_sub(range.start) {
+        0 => 0,
+        count => (u64::MAX >> (WORD - count)) << range.start,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn it_is_a_set(
+            blocks in prop_oneof![0..70u64, 4000..4200u64, 12_000..12_500u64],
+            ranges in prop::collection::vec((0..12_600u64, 0..5000u64), 0..12),
+        ) {
+            let (mut set, mut model) = (BlockSet::empty(blocks), BTreeSet::new());
+            for (start, length) in ranges {
+                let new = (start..(start + length).min(blocks)).filter(|block| model.insert(*block)).count();
+                prop_assert_eq!(set.insert(start..start + length), new as u64);
+                prop_assert_eq!(set.present(), model.len() as u64);
+            }
+            for block in 0..blocks + 5 {
+                prop_assert_eq!(set.contains(block), model.contains(&block), "{}", block);
+            }
+            prop_assert_eq!(set.contains_all(0..blocks), model.len() as u64 == blocks);
+            set.insert(0..blocks);
+            prop_assert!(set == BlockSet::full(blocks) && set.present() == blocks);
+            prop_assert!(!set.contains(blocks) && !set.contains_all(0..blocks + 1));
+        }
+    }
+
+    #[test]
+    fn huge_files_cost_nothing_until_they_are_touched() {
+        let mut set = BlockSet::empty(1 << 47);
+        assert_eq!(set.insert((1 << 46)..(1 << 46) + 3), 3);
+        assert!(set.contains_all((1 << 46)..(1 << 46) + 3) && !set.contains((1 << 46) + 3));
+        let Bits::Many(stretches) = &set.bits else { panic!("one word") };
+        assert_eq!(stretches.len(), 1);
+    }
+}

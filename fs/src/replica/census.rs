@@ -1,0 +1,144 @@
+//! Counts what there is and what was here at the start, in the background.
+//!
+//! The totals come from the manifest. What is here comes from the disk: only directories that exist are looked into,
+//! so a new replica costs nothing and a full one a few microseconds a file.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::beneath;
+use super::engine::Engine;
+use super::inode::hole_blocks;
+use crate::digest::block_count;
+use crate::manifest::{Arrival, Entry, EntryIndex, Kind};
+use crate::name::RelPath;
+
+/// Waits for the manifest and counts; ends early when the replica is closed.
+pub(super) async fn run(engine: Arc<Engine>) {
+    let mut closing = engine.closing();
+    let mut arrival = engine.manifest.arrival();
+    let complete = tokio::select! {
+        _ = closing.wait_for(|closing| *closing) => false,
+        arrived = arrival.wait_for(|arrival| !matches!(arrival, Arrival::Listed(_))) => {
+            // A manifest that was opened complete has nobody left to send news of it.
+            arrived.is_ok_and(|arrival| *arrival == Arrival::Complete)
+        }
+    };
+    if complete {
+        // It ends by itself; nothing waits for it.
+        let counting = engine.clone();
+        engine.runtime.spawn_blocking(move || count(&counting));
+    }
+}
+
+fn count(engine: &Arc<Engine>) {
+    count_totals(engine);
+    if count_resident(engine).is_some() {
+        engine.counters.counted.store(true, Relaxed);
+    }
+}
+
+/// Counts the files of the manifest. Those without content, and holes, are here from the start.
+fn count_totals(engine: &Engine) {
+    let (mut files, mut empty, mut holes, mut hole_bytes) = (0, 0, 0, 0);
+    for entry in engine.manifest.iter().filter(is_inode) {
+        files += 1;
+        let mut content = block_count(entry.size());
+        if entry.has_extra() {
+            let here = hole_blocks(&entry.extra().holes, entry.size());
+            holes += here;
+            hole_bytes += (here * crate::digest::BLOCK_BYTES).min(entry.size());
+            content -= here;
+        }
+        empty += u64::from(content == 0);
+    }
+    engine.counters.files.total.store(files, Relaxed);
+    engine.counters.files.resident.fetch_add(empty, Relaxed);
+    engine.counters.blocks.resident.fetch_add(holes, Relaxed);
+    engine.counters.bytes.resident.fetch_add(hole_bytes, Relaxed);
+}
+
+fn is_inode(entry: &Entry<'_>) -> bool {
+    entry.kind() == Kind::File && entry.inode() == entry.index()
+}
+
+/// Loads every file that is on the disk, which counts it; `None` when it was cut short.
+fn count_resident(engine: &Arc<Engine>) -> Option<()> {
+    let layout = &engine.store.layout;
+    for name in names(layout.links(), &RelPath::default()) {
+        let index = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok()).map(EntryIndex);
+        index.map_or(Some(()), |index| load(engine, index))?;
+    }
+    for root in engine.manifest.roots() {
+        count_directory(engine, root)?;
+    }
+    Some(())
+}
+
+/// Walks the directories below a root that exist on the disk.
+fn count_directory(engine: &Arc<Engine>, root: EntryIndex) -> Option<()> {
+    let manifest = &engine.manifest;
+    let mut directories = vec![root];
+    while let Some(directory) = directories.pop() {
+        let (top, path) = place(engine, directory)?;
+        for name in names(top, &path) {
+            // Names that the manifest does not have are not of its files.
+            let Ok(Some(entry)) = manifest.lookup(directory, &name) else { continue };
+            match entry.kind() {
+                Kind::Directory => directories.push(entry.index()),
+                Kind::File if entry.inode() == entry.index() && entry.nlink() == 1 => {
+                    load(engine, entry.index())?;
+                }
+                Kind::File | Kind::Symlink => {}
+            }
+        }
+    }
+    Some(())
+}
+
+fn place(engine: &Engine, directory: EntryIndex) -> Option<(std::os::fd::BorrowedFd<'_>, RelPath)> {
+    let layout = &engine.store.layout;
+    let (root, path) = engine.manifest.locate(directory)?;
+    if root.0 == 0 {
+        return Some((layout.tree(), path));
+    }
+    let number = root.0.to_string();
+    let path = RelPath::from_names(std::iter::once(number.as_bytes()).chain(path.names())).ok()?;
+    Some((layout.companions(), path))
+}
+
+/// Loads one file. A file that cannot be loaded says so when it is read; here it does not count.
+fn load(engine: &Arc<Engine>, index: EntryIndex) -> Option<()> {
+    if *engine.closing().borrow() {
+        return None;
+    }
+    if let Some(inode) = engine.manifest.entry(index).filter(is_inode).and_then(|_| engine.inode(index)) {
+        let _ = engine.load(&inode);
+    }
+    Some(())
+}
+
+/// The names in a directory; none where it does not exist.
+fn names(top: std::os::fd::BorrowedFd<'_>, path: &RelPath) -> Vec<Vec<u8>> {
+    let read = || -> Result<Vec<Vec<u8>>, Errno> {
+        let directory = beneath::open(top, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(directory.as_fd())? {
+            names.push(entry?.file_name().to_bytes().to_vec());
+        }
+        Ok(names)
+    };
+    let mut names = read().unwrap_or_default();
+    names.retain(|name| !matches!(name.as_slice(), b"." | b".."));
+    names
+}
+
+/// Sets the totals that are known before the manifest has arrived.
+pub(super) fn begin(engine: &Engine) {
+    engine.counters.blocks.total.store(engine.manifest.blocks(), Relaxed);
+    engine.counters.bytes.total.store(engine.manifest.file_bytes(), Relaxed);
+}

@@ -1,0 +1,398 @@
+//! One inode of a replica in memory: which of its blocks are here, which are coming, and who waits for them.
+//!
+//! A block is **on disk**, a **hole** of the origin's file, **held** (arrived, verified, not on the disk yet),
+//! **asked** for, or missing. The methods here only move blocks between these states; fetching and storing is done by
+//! whoever calls them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::block_set::BlockSet;
+use super::lock;
+use super::sequence::Sequence;
+use super::{ReadError, ask::Ask};
+use crate::digest::{BLOCK_BYTES, BlockIndex, block_count};
+use crate::manifest::{Entry, EntryIndex, is_hole};
+use crate::origin::Class;
+
+/// A regular file of the snapshot, shared by all its names.
+///
+/// Locks, each taken only while none below it in this list is held: `disk`, `blocks`, then whatever the scheduler and
+/// the writer lock inside their own calls. `disk` is taken by threads that may block, never by tasks; the others are
+/// held for a few instructions.
+#[derive(Debug)]
+pub(super) struct Inode {
+    pub(super) index: EntryIndex,
+    pub(super) size: u64,
+    /// The place of its first digest.
+    pub(super) digests_at: u64,
+    holes: Box<[Range<u64>]>,
+    /// Blocks that are never fetched.
+    pub(super) hole_blocks: u64,
+    /// Open handles.
+    pub(super) opens: AtomicU32,
+    /// Set by every use; see [`super::clock`].
+    pub(super) used: AtomicBool,
+    /// The same, for its descriptor.
+    pub(super) file_used: AtomicBool,
+    /// Held while its file is looked for or made.
+    pub(super) disk: Mutex<()>,
+    blocks: Mutex<Blocks>,
+}
+
+/// What changes about an inode.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    /// False until the file's extent map has been read: nothing else in here means anything before.
+    loaded: bool,
+    present: BlockSet,
+    coming: BTreeMap<u64, Coming>,
+    waiters: Vec<Waiter>,
+    next_waiter: u64,
+    pub(super) sequence: Sequence,
+    /// The open file, unless it is not there yet or was closed to make room.
+    pub(super) file: Option<Arc<File>>,
+    /// Until when the origin need not be asked again for what it no longer has.
+    pub(super) stale_until: Option<Instant>,
+    /// Counted in the tallies of resident files.
+    complete: bool,
+}
+
+/// A block on its way.
+#[derive(Clone, Debug)]
+enum Coming {
+    Asked(Arc<Ask>),
+    Held(Bytes),
+}
+
+/// Where the bytes of a block are to be had at once.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    Disk,
+    Hole,
+    Memory(Bytes),
+}
+
+/// What became of an ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Asking again may help, after a pause.
+    Broken(String),
+    /// Asking again is right, now: the ask was given up in favour of a more urgent one.
+    Superseded,
+    /// That is the answer.
+    Final(ReadError),
+}
+
+/// A read that waits for blocks. What arrives for it is kept here, so that it needs neither the disk nor luck.
+#[derive(Debug)]
+struct Waiter {
+    id: u64,
+    first: u64,
+    sources: Vec<Option<Source>>,
+    missing: usize,
+    failure: Option<Failure>,
+    progress: Instant,
+    wake: Arc<Notify>,
+}
+
+impl Waiter {
+    fn slot(&mut self, block: u64) -> Option<&mut Option<Source>> {
+        self.sources.get_mut(block.checked_sub(self.first)? as usize).filter(|slot| slot.is_none())
+    }
+}
+
+/// What a read finds.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// Everything is on the disk.
+    Disk,
+    /// Everything is here, block by block.
+    Here(Vec<Source>),
+    /// Something is missing, or coming.
+    Missing,
+}
+
+/// A waiter's news.
+#[derive(Debug)]
+pub(super) enum News {
+    Here(Vec<Source>),
+    Failed(Failure),
+    /// Nothing since the instant at which the last of its blocks arrived.
+    NothingSince(Instant),
+}
+
+impl Inode {
+    /// The inode whose first name is `entry`.
+    pub(super) fn new(entry: &Entry<'_>) -> Self {
+        let size = entry.size();
+        let holes = if entry.has_extra() { entry.extra().holes } else { Vec::new() };
+        Self {
+            index: entry.index(),
+            size,
+            digests_at: entry.blocks().start,
+            hole_blocks: hole_blocks(&holes, size),
+            holes: holes.into(),
+            opens: AtomicU32::new(0),
+            used: AtomicBool::new(true),
+            file_used: AtomicBool::new(true),
+            disk: Mutex::new(()),
+            blocks: Mutex::new(Blocks {
+                loaded: false,
+                present: BlockSet::empty(block_count(size)),
+                coming: BTreeMap::new(),
+                waiters: Vec::new(),
+                next_waiter: 0,
+                sequence: Sequence::default(),
+                file: None,
+                stale_until: None,
+                complete: false,
+            }),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Blocks> {
+        lock(&self.blocks)
+    }
+
+    /// How many blocks it has.
+    pub(super) fn block_count(&self) -> u64 {
+        block_count(self.size)
+    }
+
+    /// True where the origin's file has a hole: zeros that are never fetched.
+    pub(super) fn is_hole(&self, block: u64) -> bool {
+        !self.holes.is_empty() && is_hole(&self.holes, BlockIndex(block), self.size)
+    }
+
+    /// Bytes of the blocks in `range`.
+    pub(super) fn bytes_of(&self, range: &Range<u64>) -> u64 {
+        BlockIndex(range.end).offset().min(self.size) - BlockIndex(range.start).offset().min(self.size)
+    }
+
+    /// Where the blocks in `range` are to be had.
+    pub(super) fn plan(&self, blocks: &Blocks, range: Range<u64>) -> Plan {
+        if blocks.present.contains_all(range.clone()) {
+            return Plan::Disk;
+        }
+        let sources: Option<Vec<_>> = range.map(|block| self.source(blocks, block)).collect();
+        sources.map_or(Plan::Missing, Plan::Here)
+    }
+
+    fn source(&self, blocks: &Blocks, block: u64) -> Option<Source> {
+        if blocks.present.contains(block) {
+            return Some(Source::Disk);
+        }
+        match blocks.coming.get(&block) {
+            Some(Coming::Held(bytes)) => Some(Source::Memory(bytes.clone())),
+            Some(Coming::Asked(_)) => None,
+            None => self.is_hole(block).then_some(Source::Hole),
+        }
+    }
+
+    /// Registers a read that waits for `range`; `wake` is notified when there is news.
+    pub(super) fn wait_for(&self, blocks: &mut Blocks, range: Range<u64>, wake: Arc<Notify>) -> u64 {
+        let sources: Vec<_> = range.clone().map(|block| self.source(blocks, block)).collect();
+        let id = blocks.next_waiter;
+        blocks.next_waiter += 1;
+        blocks.waiters.push(Waiter {
+            id,
+            first: range.start,
+            missing: sources.iter().filter(|source| source.is_none()).count(),
+            sources,
+            failure: None,
+            progress: Instant::now(),
+            wake,
+        });
+        id
+    }
+
+    /// The blocks in `range` that are neither here nor asked for.
+    pub(super) fn missing(&self, blocks: &Blocks, range: Range<u64>) -> Vec<Range<u64>> {
+        let missing = range.filter(|block| {
+            !blocks.present.contains(*block) && !blocks.coming.contains_key(block) && !self.is_hole(*block)
+        });
+        runs(missing)
+    }
+}
+
+/// Blocks of a file of `size` bytes that lie wholly in one of `holes`.
+pub(super) fn hole_blocks(holes: &[Range<u64>], size: u64) -> u64 {
+    let within = |hole: &Range<u64>| {
+        let end = if hole.end == size { block_count(size) } else { BlockIndex::containing(hole.end).0 };
+        end.saturating_sub(block_count(hole.start))
+    };
+    holes.iter().map(within).sum()
+}
+
+/// Ascending numbers as ranges.
+fn runs(numbers: impl Iterator<Item = u64>) -> Vec<Range<u64>> {
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some(run) if run.end == number => run.end += 1,
+            _ => runs.push(number..number + 1),
+        }
+    }
+    runs
+}
+
+impl Blocks {
+    /// True once the file's extent map has been read.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
+    /// Takes what was found on the disk.
+    pub(super) fn load(&mut self, present: BlockSet) {
+        self.present = present;
+        self.loaded = true;
+    }
+
+    /// Blocks on the disk, and their bytes in a file of `size` bytes.
+    pub(super) fn present(&self, size: u64) -> (u64, u64) {
+        let (present, blocks) = (self.present.present(), block_count(size));
+        let short = match blocks.checked_sub(1) {
+            Some(last) if self.present.contains(last) => BlockIndex(blocks).offset() - size,
+            _ => 0,
+        };
+        (present, present * BLOCK_BYTES - short)
+    }
+
+    /// True once, when everything that can come has come.
+    pub(super) fn becomes_complete(&mut self, inode: &Inode) -> bool {
+        let is = self.present.present() + inode.hole_blocks >= inode.block_count();
+        let was = std::mem::replace(&mut self.complete, is);
+        is && !was
+    }
+
+    /// True when every block that can come is on the disk.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Marks blocks as asked for. They must have been [missing](Inode::missing).
+    pub(super) fn ask(&mut self, ranges: &[Range<u64>], ask: &Arc<Ask>) {
+        for block in ranges.iter().cloned().flatten() {
+            self.coming.insert(block, Coming::Asked(ask.clone()));
+        }
+    }
+
+    /// The less urgent asks that hold blocks in `range`, and are so far from delivering them that asking anew is
+    /// faster.
+    pub(super) fn too_slow_for(&self, range: Range<u64>, class: Class) -> Vec<Arc<Ask>> {
+        let mut seen: Vec<(Arc<Ask>, bool)> = Vec::new();
+        for (block, coming) in self.coming.range(range) {
+            if let Coming::Asked(ask) = coming
+                && !seen.iter().any(|(other, _)| Arc::ptr_eq(other, ask))
+            {
+                // The first block of an ask is the one it will bring soonest.
+                seen.push((ask.clone(), ask.is_too_slow_for(*block, class)));
+            }
+        }
+        seen.into_iter().filter(|(_, slow)| *slow).map(|(ask, _)| ask).collect()
+    }
+
+    /// Takes verified blocks that `ask` brought and hands them to whoever waits. Returns those that were still
+    /// expected from it, as ranges; they are held until [`stored`](Self::stored) or [`dropped`](Self::dropped).
+    pub(super) fn deliver(
+        &mut self,
+        ask: &Arc<Ask>,
+        blocks: impl Iterator<Item = (BlockIndex, Bytes)>,
+    ) -> Vec<Range<u64>> {
+        let mut taken = Vec::new();
+        for (BlockIndex(block), bytes) in blocks {
+            match self.coming.get_mut(&block) {
+                Some(coming @ Coming::Asked(_)) if coming.is_from(ask) => {
+                    *coming = Coming::Held(bytes.clone());
+                }
+                _ => continue,
+            }
+            taken.push(block);
+            self.hand_out(block, &bytes);
+        }
+        runs(taken.into_iter())
+    }
+
+    fn hand_out(&mut self, block: u64, bytes: &Bytes) {
+        for waiter in &mut self.waiters {
+            let Some(slot) = waiter.slot(block) else { continue };
+            *slot = Some(Source::Memory(bytes.clone()));
+            waiter.missing -= 1;
+            waiter.progress = Instant::now();
+            if waiter.missing == 0 {
+                waiter.wake.notify_one();
+            }
+        }
+    }
+
+    /// Ends what is left of an ask: its blocks are missing again, and whoever waits for one learns why.
+    pub(super) fn fail(&mut self, ask: &Arc<Ask>, failure: &Failure) {
+        let failed: Vec<u64> =
+            self.coming.iter().filter(|(_, coming)| coming.is_from(ask)).map(|(block, _)| *block).collect();
+        for block in failed {
+            self.coming.remove(&block);
+            for waiter in &mut self.waiters {
+                if waiter.slot(block).is_some() {
+                    waiter.failure = Some(failure.clone());
+                    waiter.wake.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Held blocks are on the disk now; returns how many.
+    pub(super) fn stored(&mut self, range: Range<u64>) -> u64 {
+        self.dropped(range.clone());
+        self.present.insert(range)
+    }
+
+    /// Held blocks are held no more. Whoever waited for them has them.
+    pub(super) fn dropped(&mut self, range: Range<u64>) {
+        for block in range {
+            if matches!(self.coming.get(&block), Some(Coming::Held(_))) {
+                self.coming.remove(&block);
+            }
+        }
+    }
+
+    /// What a waiter finds; its failure is told once.
+    pub(super) fn news(&mut self, id: u64) -> News {
+        let Some(at) = self.waiters.iter().position(|waiter| waiter.id == id) else {
+            return News::Failed(Failure::Broken("it was served already".into()));
+        };
+        let waiter = &mut self.waiters[at];
+        if waiter.missing == 0 {
+            let sources = std::mem::take(&mut waiter.sources);
+            self.waiters.swap_remove(at);
+            return News::Here(sources.into_iter().flatten().collect());
+        }
+        match waiter.failure.take() {
+            Some(failure) => News::Failed(failure),
+            None => News::NothingSince(waiter.progress),
+        }
+    }
+
+    /// When a block last arrived for a waiter.
+    pub(super) fn progress(&self, id: u64) -> Option<Instant> {
+        self.waiters.iter().find(|waiter| waiter.id == id).map(|waiter| waiter.progress)
+    }
+
+    /// Removes a waiter that gave up.
+    pub(super) fn forget(&mut self, id: u64) {
+        self.waiters.retain(|waiter| waiter.id != id);
+    }
+}
+
+impl Coming {
+    fn is_from(&self, ask: &Arc<Ask>) -> bool {
+        matches!(self, Self::Asked(from) if Arc::ptr_eq(from, ask))
+    }
+}

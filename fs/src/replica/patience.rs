@@ -1,0 +1,90 @@
+//! How long one read waits, and when it asks again. Pure: the caller brings the time.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{WAIT_DEFAULT, WhenGone};
+use crate::origin::Availability;
+
+/// The first pause before asking again; it doubles up to [`PAUSE_MAX`]. The first time there is none: an origin that
+/// broke off once usually answers at once.
+pub(super) const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The patience of one read.
+#[derive(Debug)]
+pub(super) struct Patience {
+    policy: WhenGone,
+    asked: u32,
+}
+
+impl Patience {
+    /// Of a read that begins to wait.
+    pub(super) fn new(policy: WhenGone) -> Self {
+        Self { policy, asked: 0 }
+    }
+
+    /// Why the read should not wait at all, if so.
+    pub(super) fn refuses(&self, availability: &Availability, now: Instant) -> Option<String> {
+        let Availability::Gone { since, why } = availability else {
+            return None;
+        };
+        let refused = match self.policy {
+            WhenGone::Fail => true,
+            WhenGone::Wait(limit) => now.saturating_duration_since(*since) >= limit,
+            WhenGone::WaitForever => false,
+        };
+        refused.then(|| why.clone())
+    }
+
+    /// Until when it waits, if `progress` is when it began or when a block last arrived for it. `None`: for ever.
+    pub(super) fn deadline(&self, progress: Instant) -> Option<Instant> {
+        match self.policy {
+            WhenGone::Wait(limit) => Some(progress + limit),
+            WhenGone::Fail => Some(progress + WAIT_DEFAULT),
+            WhenGone::WaitForever => None,
+        }
+    }
+
+    /// True when a request that broke off is the end of it.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.policy == WhenGone::Fail
+    }
+
+    /// The pause before asking the next time.
+    pub(super) fn pause(&mut self) -> Duration {
+        let doublings = self.asked;
+        self.asked += 1;
+        match doublings {
+            0 => Duration::ZERO,
+            _ => PAUSE_MIN.saturating_mul(1 << (doublings - 1).min(10)).min(PAUSE_MAX),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_that_is_long_gone_is_not_waited_for() {
+        let now = Instant::now() + Duration::from_secs(100);
+        let gone =
+            |seconds| Availability::Gone { since: now - Duration::from_secs(seconds), why: "x".into() };
+        let refuses = |policy, availability| Patience::new(policy).refuses(&availability, now).is_some();
+        let wait = WhenGone::Wait(Duration::from_secs(10));
+        assert!(!refuses(wait, Availability::Reachable) && !refuses(WhenGone::Fail, Availability::Reachable));
+        assert!(!refuses(wait, gone(9)) && refuses(wait, gone(10)));
+        assert!(refuses(WhenGone::Fail, gone(0)));
+        assert!(!refuses(WhenGone::WaitForever, gone(99)));
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_second() {
+        let mut patience = Patience::new(WhenGone::WaitForever);
+        let pauses: Vec<_> = (0..8).map(|_| patience.pause().as_millis()).collect();
+        assert_eq!(pauses, [0, 50, 100, 200, 400, 800, 1000, 1000]);
+    }
+}

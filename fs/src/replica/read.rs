@@ -1,0 +1,355 @@
+//! Reading: from what is here at once, or after a wait.
+
+use std::fs::File;
+use std::io::IoSliceMut;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::{Bytes, BytesMut};
+use rustix::io::{Errno, ReadWriteFlags};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::engine::Engine;
+use super::inode::{Failure, Inode, News, Plan, Source};
+use super::patience::{PAUSE_MIN, Patience};
+use super::probe::CachedReads;
+use super::store::to_errno;
+use super::{ReadError, TryRead};
+use crate::digest::BlockIndex;
+use crate::manifest::{EntryIndex, Kind};
+use crate::origin::Availability;
+
+/// Bytes read at once; a longer read is done in several steps. It bounds what one waiting read holds in memory.
+const STEP_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Some bytes of an inode, inside its size.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    inode: EntryIndex,
+    offset: u64,
+    length: u64,
+}
+
+impl Span {
+    fn blocks(&self) -> Range<u64> {
+        let first = BlockIndex::containing(self.offset).0;
+        first..BlockIndex::containing(self.offset + self.length - 1).0 + 1
+    }
+}
+
+/// Why what is on the disk was not read without waiting.
+enum NotNow {
+    Wait,
+}
+
+impl Engine {
+    /// The part of a read that lies inside the file; `None` when there is no such file.
+    fn span(&self, file: EntryIndex, offset: u64, length: u32) -> Option<Span> {
+        let entry = self.manifest.entry(file).filter(|entry| entry.kind() == Kind::File)?;
+        let length = u64::from(length).min(entry.size().saturating_sub(offset));
+        Some(Span { inode: entry.inode(), offset, length })
+    }
+
+    /// See [`super::Replica::try_read`].
+    pub(super) fn try_read(&self, file: EntryIndex, offset: u64, length: u32) -> TryRead {
+        let Some(span) = self.span(file, offset, length) else { return TryRead::WouldWait };
+        if span.length == 0 {
+            return TryRead::Ready(Bytes::new());
+        }
+        let Some(inode) = self.inodes.find(span.inode) else { return TryRead::WouldWait };
+        let (plan, file, ahead) = {
+            let mut blocks = inode.lock();
+            if !blocks.is_loaded() {
+                return TryRead::WouldWait;
+            }
+            let plan = inode.plan(&blocks, span.blocks());
+            if matches!(plan, Plan::Missing) {
+                return TryRead::WouldWait;
+            }
+            let ahead = self.read_on(&inode, &mut blocks, span.blocks());
+            (plan, blocks.file.clone(), ahead)
+        };
+        self.send_ahead(ahead);
+        match self.gather_now(&inode, &plan, span, file.as_deref()) {
+            Ok(bytes) => TryRead::Ready(bytes),
+            Err(NotNow::Wait) => TryRead::WouldWait,
+        }
+    }
+
+    fn gather_now(
+        &self,
+        inode: &Inode,
+        plan: &Plan,
+        span: Span,
+        file: Option<&File>,
+    ) -> Result<Bytes, NotNow> {
+        gather(plan, span, |into, offset| {
+            inode.file_used.store(true, Relaxed);
+            let flags = match self.store.backing.cached_reads {
+                CachedReads::NoWait => ReadWriteFlags::NOWAIT,
+                CachedReads::Always => ReadWriteFlags::empty(),
+                CachedReads::Never => return Err(NotNow::Wait),
+            };
+            let wanted = into.len();
+            let read =
+                rustix::io::preadv2(file.ok_or(NotNow::Wait)?, &mut [IoSliceMut::new(into)], offset, flags);
+            // Less than wanted: the rest is not in the page cache. Errors are for the read that waits to tell.
+            if read == Ok(wanted) { Ok(()) } else { Err(NotNow::Wait) }
+        })
+    }
+
+    /// See [`super::Replica::read`].
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        file: EntryIndex,
+        offset: u64,
+        length: u32,
+    ) -> Result<Bytes, ReadError> {
+        let span = self.span(file, offset, length).ok_or(ReadError::NoSuchFile)?;
+        if span.length == 0 {
+            return Ok(Bytes::new());
+        }
+        let inode = self.inode(span.inode).ok_or(ReadError::NoSuchFile)?;
+        self.loaded(&inode).await?;
+        if span.length <= STEP_BYTES_MAX {
+            return self.read_step(&inode, span).await;
+        }
+        let mut bytes = BytesMut::new();
+        while bytes.len() < span.length as usize {
+            let done = bytes.len() as u64;
+            let length = STEP_BYTES_MAX.min(span.length - done);
+            let step = Span { offset: span.offset + done, length, ..span };
+            bytes.extend_from_slice(&self.read_step(&inode, step).await?);
+        }
+        Ok(bytes.freeze())
+    }
+
+    async fn loaded(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<(), ReadError> {
+        if inode.lock().is_loaded() {
+            return Ok(());
+        }
+        let (engine, loading) = (self.clone(), inode.clone());
+        let loaded = self.runtime.spawn_blocking(move || engine.load(&loading)).await;
+        loaded.map_err(|_| ReadError::Io(Errno::INTR))?.map_err(|error| {
+            self.report(inode, &format!("its file in {}: {error}", self.store.layout.path().display()));
+            ReadError::Io(error.errno())
+        })
+    }
+
+    async fn read_step(self: &Arc<Self>, inode: &Arc<Inode>, span: Span) -> Result<Bytes, ReadError> {
+        let plan = inode.plan(&inode.lock(), span.blocks());
+        let plan = match plan {
+            Plan::Missing => Plan::Here(self.wait(inode, span.blocks()).await?),
+            here => {
+                let ahead = self.read_on(inode, &mut inode.lock(), span.blocks());
+                self.send_ahead(ahead);
+                here
+            }
+        };
+        let file = inode.lock().file.clone();
+        if let Ok(bytes) = self.gather_now(inode, &plan, span, file.as_deref()) {
+            return Ok(bytes);
+        }
+        let (engine, inode) = (self.clone(), inode.clone());
+        let read = move || engine.gather_blocking(&inode, &plan, span);
+        self.runtime.spawn_blocking(read).await.map_err(|_| ReadError::Io(Errno::INTR))?
+    }
+
+    fn gather_blocking(&self, inode: &Arc<Inode>, plan: &Plan, span: Span) -> Result<Bytes, ReadError> {
+        let file = self.file(inode).map_err(|error| ReadError::Io(error.errno()))?;
+        gather(plan, span, |into, offset| {
+            // Blocks that are on the disk are nowhere else: the file must be there, and as long as it was.
+            let file = file.as_ref().ok_or(ReadError::Io(Errno::IO))?;
+            file.read_exact_at(into, offset).map_err(|error| ReadError::Io(to_errno(error)))
+        })
+        .inspect_err(|error| self.report(inode, &error.to_string()))
+    }
+
+    /// Waits until every block of `range` is here.
+    async fn wait(self: &Arc<Self>, inode: &Arc<Inode>, range: Range<u64>) -> Result<Vec<Source>, ReadError> {
+        let wait = self.counters.wait();
+        let patience = Patience::new(self.when_gone);
+        let mut availability = self.origin.availability();
+        self.refuse(inode, &range, &patience, &mut availability)?;
+        let waiting = Waiting::register(inode, range);
+        self.demand(inode, waiting.range.clone())?;
+        let ahead = self.read_on(inode, &mut inode.lock(), waiting.range.clone());
+        self.send_ahead(ahead);
+        let sources = self.wait_on(waiting, patience, availability).await?;
+        wait.served();
+        Ok(sources)
+    }
+
+    /// Fails a read that need not even begin to wait.
+    fn refuse(
+        &self,
+        inode: &Arc<Inode>,
+        range: &Range<u64>,
+        patience: &Patience,
+        availability: &mut watch::Receiver<Availability>,
+    ) -> Result<(), ReadError> {
+        let stale_until = inode.lock().stale_until;
+        if self.is_snapshot_gone() || stale_until.is_some_and(|until| Instant::now() < until) {
+            return Err(ReadError::Stale);
+        }
+        let refused = patience.refuses(&availability.borrow_and_update(), Instant::now());
+        let Some(why) = refused else { return Ok(()) };
+        if self.may_probe() {
+            // An origin that is only looked for when somebody asks would never be found again.
+            self.demand(inode, range.clone())?;
+        }
+        Err(ReadError::Gone(why))
+    }
+
+    async fn wait_on(
+        &self,
+        waiting: Waiting,
+        mut patience: Patience,
+        mut availability: watch::Receiver<Availability>,
+    ) -> Result<Vec<Source>, ReadError> {
+        loop {
+            let news = waiting.inode.lock().news(waiting.id);
+            match news {
+                News::Here(sources) => return Ok(sources),
+                News::Failed(Failure::Final(error)) => return Err(error),
+                News::Failed(Failure::Superseded) => self.demand(&waiting.inode, waiting.range.clone())?,
+                News::Failed(Failure::Broken(why)) => {
+                    if patience.is_at_end() {
+                        return Err(ReadError::Gone(why));
+                    }
+                    waiting.pause(&mut patience, &mut availability, why).await?;
+                    self.demand(&waiting.inode, waiting.range.clone())?;
+                }
+                News::NothingSince(progress) => {
+                    waiting.news(&patience, &mut availability, progress).await?;
+                }
+            }
+        }
+    }
+}
+
+/// A registered waiter; dropping it gives the wait up.
+struct Waiting {
+    inode: Arc<Inode>,
+    id: u64,
+    range: Range<u64>,
+    wake: Arc<Notify>,
+}
+
+impl Waiting {
+    fn register(inode: &Arc<Inode>, range: Range<u64>) -> Self {
+        let wake = Arc::new(Notify::new());
+        let id = inode.wait_for(&mut inode.lock(), range.clone(), wake.clone());
+        Self { inode: inode.clone(), id, range, wake }
+    }
+
+    /// Returns when there may be news; an error when the time is up, or waiting has no point any more.
+    async fn news(
+        &self,
+        patience: &Patience,
+        availability: &mut watch::Receiver<Availability>,
+        progress: Instant,
+    ) -> Result<(), ReadError> {
+        let deadline = patience.deadline(progress);
+        tokio::select! {
+            biased;
+            () = self.wake.notified() => Ok(()),
+            Ok(()) = availability.changed() => gone_by_now(patience, availability),
+            () = until(deadline) => match self.inode.lock().progress(self.id) {
+                Some(now) if now == progress => Err(late(availability)),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Waits before asking again: not at all at first, and no longer than until the origin is back.
+    async fn pause(
+        &self,
+        patience: &mut Patience,
+        availability: &mut watch::Receiver<Availability>,
+        why: String,
+    ) -> Result<(), ReadError> {
+        let now = Instant::now();
+        let mut end = now + patience.pause();
+        let progress = self.inode.lock().progress(self.id).unwrap_or(now);
+        let deadline = patience.deadline(progress);
+        loop {
+            gone_by_now(patience, availability)?;
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(end) => return Ok(()),
+                Ok(()) = availability.changed() => {
+                    if *availability.borrow() == Availability::Reachable {
+                        // Not at once: an origin that comes and goes must not be asked in a tight loop.
+                        end = end.min(Instant::now() + PAUSE_MIN);
+                    }
+                }
+                () = until(deadline) => return Err(ReadError::Gone(why)),
+            }
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.inode.lock().forget(self.id);
+    }
+}
+
+fn gone_by_now(
+    patience: &Patience,
+    availability: &mut watch::Receiver<Availability>,
+) -> Result<(), ReadError> {
+    match patience.refuses(&availability.borrow_and_update(), Instant::now()) {
+        Some(why) => Err(ReadError::Gone(why)),
+        None => Ok(()),
+    }
+}
+
+fn late(availability: &watch::Receiver<Availability>) -> ReadError {
+    ReadError::Gone(match &*availability.borrow() {
+        Availability::Gone { why, .. } => why.clone(),
+        Availability::Reachable => "it did not answer in time".into(),
+    })
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Puts the bytes of `span` together; `read` reads from the disk.
+fn gather<E>(plan: &Plan, span: Span, read: impl Fn(&mut [u8], u64) -> Result<(), E>) -> Result<Bytes, E> {
+    let sources = match plan {
+        Plan::Here(sources) => sources.as_slice(),
+        Plan::Disk | Plan::Missing => &[],
+    };
+    if let [Source::Memory(bytes)] = sources {
+        let start = (span.offset - BlockIndex::containing(span.offset).offset()) as usize;
+        return Ok(bytes.slice(start..start + span.length as usize));
+    }
+    let mut out = vec![0; span.length as usize];
+    if sources.is_empty() {
+        read(&mut out, span.offset)?;
+        return Ok(out.into());
+    }
+    for (block, source) in span.blocks().zip(sources) {
+        let from = BlockIndex(block).offset().max(span.offset);
+        let to = BlockIndex(block + 1).offset().min(span.offset + span.length);
+        let part = &mut out[(from - span.offset) as usize..(to - span.offset) as usize];
+        match source {
+            Source::Disk => read(part, from)?,
+            Source::Hole => {}
+            Source::Memory(bytes) => {
+                let start = (from - BlockIndex(block).offset()) as usize;
+                part.copy_from_slice(&bytes[start..start + part.len()]);
+            }
+        }
+    }
+    Ok(out.into())
+}

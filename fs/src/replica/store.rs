@@ -1,0 +1,178 @@
+//! The files of a replica on its disk: making, finding, reading and writing them. Everything here may block.
+//!
+//! A file gets its state before it gets a size or a name (an unnamed file, its xattr, its length, then the link), so
+//! no crash leaves one without. While it is unfinished its mode is 0600, whatever the true one, or its own user could
+//! neither read nor set its state. A file with several names lies in `links/` under its manifest index.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::beneath;
+use super::block_set::BlockSet;
+use super::extents::blocks_on_disk;
+use super::layout::Layout;
+use super::probe::Backing;
+use super::state::{self, FileState, Stated};
+use crate::digest::block_count;
+use crate::manifest::{Entry, EntryIndex, Manifest};
+use crate::name::RelPath;
+
+/// Why a file on the disk cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    /// The system refused.
+    #[error(transparent)]
+    System(#[from] Errno),
+    /// What lies there was not put there by this replica.
+    #[error("what lies there is not the file that belongs there: {0}")]
+    Foreign(&'static str),
+}
+
+impl StoreError {
+    /// The errno that tells a caller.
+    pub(super) fn errno(&self) -> Errno {
+        match self {
+            Self::System(errno) => *errno,
+            Self::Foreign(_) => Errno::IO,
+        }
+    }
+}
+
+/// A file that was found on the disk.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Open for reading and writing.
+    pub(super) file: File,
+    /// Its blocks that are here.
+    pub(super) present: BlockSet,
+}
+
+/// The replica's directory as a place for files.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) layout: Layout,
+    pub(super) backing: Backing,
+}
+
+/// Where a file belongs: below a root's directory, or among the files with several names.
+enum Place<'l> {
+    Below(BorrowedFd<'l>, RelPath),
+    Anchor(String),
+}
+
+impl Store {
+    /// Opens the file of an inode without looking at its blocks; `None` when it is not there yet.
+    pub(super) fn open(&self, manifest: &Manifest, inode: &Entry<'_>) -> Result<Option<File>, StoreError> {
+        let flags = OFlags::RDWR;
+        let opened = match self.place(manifest, inode)? {
+            Place::Below(root, path) => beneath::open(root, &path, flags),
+            Place::Anchor(name) => {
+                let name = RelPath::from_names([name.as_bytes()]).map_err(|_| Errno::INVAL)?;
+                beneath::open(self.layout.links(), &name, flags)
+            }
+        };
+        match opened {
+            Ok(file) => Ok(Some(file.into())),
+            // A directory in place of a file, or a file in place of one of its directories.
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::ISDIR | Errno::NOTDIR | Errno::LOOP) => {
+                Err(StoreError::Foreign("it is of another kind"))
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Finds the file of an inode and its blocks; must come before anything reads the file.
+    pub(super) fn find(&self, manifest: &Manifest, inode: &Entry<'_>) -> Result<Option<Found>, StoreError> {
+        let Some(file) = self.open(manifest, inode)? else {
+            return Ok(None);
+        };
+        let stat = rustix::fs::fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(StoreError::Foreign("it is no regular file"));
+        }
+        let size = inode.size();
+        if stat.st_size as u64 != size {
+            return Err(StoreError::Foreign("it has another size"));
+        }
+        let present = match state::get(&file)? {
+            Stated::Nothing => BlockSet::full(block_count(size)),
+            Stated::Unfinished(state) if state == describe(inode) => {
+                blocks_on_disk(file.as_fd(), size, self.backing.extents).map_err(to_errno)?
+            }
+            Stated::Unfinished(_) => return Err(StoreError::Foreign("it belongs to another entry")),
+            Stated::Unknown => return Err(StoreError::Foreign("its state cannot be read")),
+        };
+        Ok(Some(Found { file, present }))
+    }
+
+    /// Makes the file of an inode, all of it a hole, with the directories above it.
+    pub(super) fn make(&self, manifest: &Manifest, inode: &Entry<'_>) -> Result<File, StoreError> {
+        let (directory, name): (OwnedFd, Vec<u8>) = match self.place(manifest, inode)? {
+            Place::Below(root, path) => {
+                let mut names: Vec<_> = path.names().collect();
+                let name = names.pop().ok_or(StoreError::Foreign("it is a root"))?.to_vec();
+                let parent = RelPath::from_names(names).map_err(|_| Errno::INVAL)?;
+                (beneath::make_directories(root, &parent)?, name)
+            }
+            Place::Anchor(name) => (rustix::io::dup(self.layout.links())?, name.into_bytes()),
+        };
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&directory, ".", flags, Mode::RUSR | Mode::WUSR)?;
+        state::set(&file, &describe(inode))?;
+        rustix::fs::ftruncate(&file, inode.size())?;
+        link_into(file.as_fd(), directory.as_fd(), &name)?;
+        Ok(file.into())
+    }
+
+    fn place(&self, manifest: &Manifest, inode: &Entry<'_>) -> Result<Place<'_>, StoreError> {
+        if inode.nlink() > 1 {
+            return Ok(Place::Anchor(inode.index().0.to_string()));
+        }
+        let (root, path) = manifest.locate(inode.index()).ok_or(Errno::STALE)?;
+        match root {
+            EntryIndex(0) => Ok(Place::Below(self.layout.tree(), path)),
+            EntryIndex(number) => {
+                let names = [number.to_string()];
+                let names = names.iter().map(String::as_bytes).chain(path.names());
+                let path = RelPath::from_names(names).map_err(|_| Errno::INVAL)?;
+                Ok(Place::Below(self.layout.companions(), path))
+            }
+        }
+    }
+}
+
+/// The state of an inode's file while it is unfinished.
+fn describe(inode: &Entry<'_>) -> FileState {
+    FileState { index: inode.index(), mode: inode.mode(), mtime: inode.mtime(), remote_bytes: inode.size() }
+}
+
+/// Gives an unnamed file a name. Through `/proc`, since linking by descriptor alone needs CAP_DAC_READ_SEARCH before
+/// Linux 6.10.
+pub(super) fn link_into(file: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(rustix::fs::CWD, path, directory, name, AtFlags::SYMLINK_FOLLOW)
+}
+
+/// Writes all of `bytes` at `offset`. On an error, tells how many were written before it.
+pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> Result<(), (usize, Errno)> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match file.write_at(&bytes[written..], offset + written as u64) {
+            Ok(0) => return Err((written, Errno::NOSPC)),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((written, to_errno(error))),
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn to_errno(error: io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
