@@ -235,3 +235,6 @@ pub fn plan(request: &Request, facts: &HostFacts, host: &dyn HostTree) -> Result
         Runtime::Process => process::plan(request, facts, host),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,14 +41,15 @@ pub(super) fn plan(request: &Request, facts: &HostFacts, host: &dyn HostTree) ->
     let home = home_inside(&request.caller.home, &request.caller.name);
     let mut layout = Layout::new(host)?;
     let shown = ShownAnyway::find(&layout, request);
+    let mut writable = vec!["/dev".to_owned(), "/proc".to_owned()];
+    for scratch in ["/tmp", "/var/tmp"] {
+        writable.push(layout.place(scratch, Mount::Empty { writable: true })?);
+    }
     hide(&mut layout, request, facts, &shown)?;
     let runtime_directory = format!("/run/user/{}", request.caller.uid);
-    let mut writable = vec!["/dev".to_owned(), "/proc".to_owned()];
-    for private in ["/tmp", "/var/tmp", &runtime_directory] {
+    let own = (!request.show_home).then_some(&home);
+    for private in own.into_iter().chain([&runtime_directory]) {
         writable.push(layout.place(private, Mount::Empty { writable: true })?);
-    }
-    if !request.show_home {
-        writable.push(layout.place(&home, Mount::Empty { writable: true })?);
     }
     layout.set("/proc", Mount::Proc);
     layout.set("/dev", Mount::Dev);
