@@ -6,10 +6,10 @@ use std::io;
 use super::*;
 
 /// A host made of paths: `/a/` is a directory, `/a -> b` a link, `/a` a file.
-struct Invented(BTreeMap<String, HostEntry>);
+pub(super) struct Invented(BTreeMap<String, HostEntry>);
 
 impl Invented {
-    fn new(extra: &[&str]) -> Self {
+    pub(super) fn new(extra: &[&str]) -> Self {
         let usual = [
             "/usr/",
             "/usr/bin/",
@@ -73,7 +73,7 @@ impl HostTree for Invented {
     }
 }
 
-fn request(roots: &[(&str, &str)]) -> Request {
+pub(super) fn request(roots: &[(&str, &str)]) -> Request {
     let root = |(host, origin): &(&str, &str)| RootBinding {
         host: (*host).to_owned(),
         origin: (*origin).to_owned(),
@@ -92,7 +92,7 @@ fn request(roots: &[(&str, &str)]) -> Request {
     }
 }
 
-fn facts() -> HostFacts {
+pub(super) fn facts() -> HostFacts {
     HostFacts {
         homes: ["/home", "/home/bob", "/root"].map(str::to_owned).into(),
         private: Vec::new(),
