@@ -1,0 +1,199 @@
+//! How the node and a replica process talk: one JSON document a line over a Unix socket in the replica's state.
+//!
+//! The node asks, the process answers in order. The socket also tells each side that the other is gone: the node
+//! notices a dead process by the end of the stream; the process does not care whether the node lives.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use twinshare_transport::identity::PeerId;
+
+use super::spec::Spec;
+use crate::api::wire::{ReplicaProgress, ReplicaRoot};
+use crate::home::{Home, socket};
+
+/// Name of the socket in the process's state directory.
+pub const SOCKET: &str = "control.sock";
+
+/// Bytes of one document at most; a longer one ends the connection. A report of 1,000 views takes half of it.
+const LINE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How long the node waits for an answer to anything but [`Request::Attach`].
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the node asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Serve this replica; answered when its root can be listed.
+    Attach(Box<Spec>),
+    /// Unmount it plainly and stop serving it.
+    Detach {
+        /// Which.
+        id: String,
+    },
+    /// The peer is now found here.
+    Addresses {
+        /// Which peer.
+        peer: PeerId,
+        /// Best first.
+        addresses: Vec<SocketAddr>,
+    },
+    /// Tell about all replicas served.
+    Status,
+}
+
+/// What the process answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// About every replica that is served.
+    Status(Vec<Report>),
+    /// Not done, and why.
+    Failed(Failure),
+}
+
+/// One replica as its process sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Which.
+    pub id: String,
+    /// Where its roots are mounted.
+    pub roots: Vec<ReplicaRoot>,
+    /// How much is here.
+    pub progress: ReplicaProgress,
+}
+
+/// Why something was not done; the node acts differently on each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// Not served here.
+    #[error("no such replica")]
+    NoSuchReplica,
+    /// Programs use the mount.
+    #[error("in use by {}", .0.join(", "))]
+    Busy(Vec<String>),
+    /// The place cannot hold it.
+    #[error("{0}")]
+    Directory(String),
+    /// The peer did not answer.
+    #[error("the peer cannot be reached: {0}")]
+    Unreachable(String),
+    /// The peer answered no.
+    #[error("the peer refused: {0}")]
+    Refused(String),
+    /// This machine cannot mount.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Connects to the process called `key`; also tells its pid. Fails at once where none runs.
+pub async fn connect(home: &Home, key: &str) -> io::Result<(Line, u32)> {
+    let stream = socket::connect(&home.replica(key).join(SOCKET))?;
+    stream.set_nonblocking(true)?;
+    let stream = UnixStream::from_std(stream)?;
+    let pid = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+    Ok((Line::new(stream), pid))
+}
+
+/// Asks the process called `key` over a connection of its own.
+pub async fn ask(home: &Home, key: &str, request: &Request, within: Duration) -> io::Result<Answer> {
+    let (mut line, _) = connect(home, key).await?;
+    line.ask(request, within).await
+}
+
+/// One side of the conversation.
+#[derive(Debug)]
+pub struct Line {
+    reader: BufReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+}
+
+impl Line {
+    /// Speaks over `stream`.
+    pub fn new(stream: UnixStream) -> Self {
+        let (reader, writer) = stream.into_split();
+        Self { reader: BufReader::new(reader), writer }
+    }
+
+    /// Sends one document.
+    pub async fn send<T: Serialize>(&mut self, document: &T) -> io::Result<()> {
+        let mut line = serde_json::to_vec(document)?;
+        line.push(b'\n');
+        self.writer.write_all(&line).await
+    }
+
+    /// The next document; `None` when the other side is gone. Not cancel-safe: a document half read is lost.
+    pub async fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        let mut line = Vec::new();
+        let bytes = (&mut self.reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await?;
+        match line.last() {
+            _ if bytes == 0 => Ok(None),
+            Some(b'\n') => Ok(Some(serde_json::from_slice(&line)?)),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a line is too long or was cut short")),
+        }
+    }
+
+    /// Asks and waits for the answer, for `within` at most.
+    pub async fn ask(&mut self, request: &Request, within: Duration) -> io::Result<Answer> {
+        let exchange = async {
+            self.send(request).await?;
+            self.receive().await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        };
+        tokio::time::timeout(within, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn pair() -> (Line, Line) {
+        let (a, b) = UnixStream::pair().unwrap();
+        (Line::new(a), Line::new(b))
+    }
+
+    #[tokio::test]
+    async fn a_question_gets_its_answer() {
+        let (mut node, mut process) = pair().await;
+        let answering = tokio::spawn(async move {
+            let asked: Request = process.receive().await.unwrap().unwrap();
+            process.send(&Answer::Failed(Failure::Busy(vec!["bash (pid 1)".into()]))).await.unwrap();
+            asked
+        });
+        let request = Request::Detach { id: "a".into() };
+        let answer = node.ask(&request, ANSWER_WITHIN).await.unwrap();
+        assert_eq!(answer, Answer::Failed(Failure::Busy(vec!["bash (pid 1)".into()])));
+        assert_eq!(answering.await.unwrap(), request);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_process_is_not_waited_for() {
+        let (mut node, _process) = pair().await;
+        let error = node.ask(&Request::Status, ANSWER_WITHIN).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_dead_process_and_a_torn_line_are_told_apart() {
+        let (mut node, process) = pair().await;
+        drop(process);
+        assert_eq!(node.receive::<Answer>().await.unwrap(), None);
+        let (mut node, mut process) = pair().await;
+        process.writer.write_all(b"{\"status\"").await.unwrap();
+        drop(process);
+        assert!(node.receive::<Answer>().await.is_err());
+    }
+}

@@ -1,0 +1,247 @@
+//! One replica while it is served: its store, and a mount for each of its roots.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use twinshare_fs::filesystem::{Owner, TreeView};
+use twinshare_fs::fuse::{MountError, MountOptions, MountedRoot, UnmountError};
+use twinshare_fs::manifest::{self, EntryIndex, FetchError, Manifest};
+use twinshare_fs::origin::{Availability, OriginError};
+use twinshare_fs::replica::layout::LayoutError;
+use twinshare_fs::replica::{Layout, Replica, ReplicaConfig, ReplicaError};
+use twinshare_transport::client::Remote;
+
+use super::control::{Failure, Report};
+use super::place;
+use super::process::Host;
+use super::spec::Spec;
+use crate::api::wire::{self, ReplicaKind, ReplicaProgress, ReplicaRoot};
+
+/// How long the first part of the manifest may take to arrive.
+const MANIFEST_WITHIN: Duration = Duration::from_secs(30);
+
+/// Between two tries to unmount a companion that is in use when its workspace is gone already.
+const COMPANION_RETRY: Duration = Duration::from_secs(2);
+
+/// A replica with its mounts.
+pub(super) struct Served {
+    spec: Spec,
+    replica: Arc<Replica>,
+    remote: Remote,
+    /// Completes the manifest for as long as this lives.
+    _fetched: manifest::Fetched,
+    /// The workspace's first. Those unmounted are gone from the list.
+    mounts: Mutex<Vec<Arc<MountedRoot>>>,
+    roots: Vec<ReplicaRoot>,
+}
+
+impl Served {
+    /// Opens the replica and mounts its roots; returns when the workspace's root can be listed. What it mounted before
+    /// it failed is unmounted again.
+    pub(super) async fn start(host: &Host, spec: Spec, remote: Remote) -> Result<Self, Failure> {
+        let snapshot = spec.snapshot_id().map_err(|error| Failure::Other(error.to_string()))?;
+        let places =
+            Places { mount_point: spec.mount_point.clone(), home: host.home.clone(), id: spec.id.clone() };
+        let layout = {
+            let (mounter, spec, places) = (host.mounter.clone(), spec.clone(), places.clone());
+            blocking(move || {
+                for at in places.left_mounted() {
+                    mounter.sweep_dead(&at).map_err(|error| Failure::Other(error.to_string()))?;
+                }
+                layout(&places, spec.kind)
+            })
+            .await?
+        };
+        let origin = remote.origin(snapshot);
+        let fetched =
+            tokio::time::timeout(MANIFEST_WITHIN, manifest::fetch(origin.clone(), &layout.manifest_path()))
+                .await
+                .map_err(|_| Failure::Unreachable("the manifest did not arrive in time".into()))?
+                .map_err(from_fetch)?;
+        let manifest = fetched.manifest.clone();
+        let mut config = ReplicaConfig::new(layout);
+        config.when_gone = spec.when_gone;
+        let (opened, runtime) = (manifest.clone(), Handle::current());
+        let replica =
+            blocking(move || Replica::open(config, opened, origin, runtime).map_err(from_replica)).await?;
+        let roots = roots(&manifest, &places);
+        let served = Self { spec, replica, remote, _fetched: fetched, mounts: Mutex::default(), roots };
+        match served.mount(host).await {
+            Ok(()) => Ok(served),
+            Err(failure) => {
+                if let Err(left) = served.unmount().await {
+                    tracing::warn!(replica = served.spec.id, failure = %left, "a root stays mounted");
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    async fn mount(&self, host: &Host) -> Result<(), Failure> {
+        for (index, root) in self.roots.iter().enumerate() {
+            let view =
+                TreeView::new(self.replica.clone(), EntryIndex(index as u32), Owner::of_this_process());
+            let name = format!("{}/{}", self.spec.peer_name, self.spec.workspace);
+            let options = MountOptions { name, allow_other: false };
+            let (mounter, at, runtime) =
+                (host.mounter.clone(), PathBuf::from(&root.local), Handle::current());
+            let mounted = blocking(move || {
+                std::fs::create_dir_all(&at).map_err(|error| Failure::Directory(error.to_string()))?;
+                mounter.mount(view, &at, &options, runtime).map_err(from_mount)
+            })
+            .await?;
+            self.mounts().push(Arc::new(mounted));
+        }
+        Ok(())
+    }
+
+    fn mounts(&self) -> std::sync::MutexGuard<'_, Vec<Arc<MountedRoot>>> {
+        self.mounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Unmounts the roots, the workspace first: while somebody works there, everything stays. Stops at the first that
+    /// is busy; asked again, it goes on from there.
+    pub(super) async fn unmount(&self) -> Result<(), Failure> {
+        loop {
+            let Some(first) = self.mounts().first().cloned() else { return Ok(()) };
+            let going = first.clone();
+            blocking(move || going.unmount().map_err(from_unmount)).await?;
+            self.mounts().retain(|mount| !Arc::ptr_eq(mount, &first));
+        }
+    }
+
+    /// Returns when no root is mounted any more. When the workspace has been unmounted, here or by hand, its companions
+    /// follow as soon as nobody uses them.
+    pub(super) async fn ended(&self) {
+        let workspace = self.mounts().first().cloned();
+        if let Some(workspace) = workspace {
+            let end = workspace.ended().await;
+            tracing::info!(replica = self.spec.id, ?end, "its mount has ended");
+        }
+        while let Err(failure) = self.unmount().await {
+            tracing::debug!(replica = self.spec.id, %failure, "a companion stays mounted for now");
+            tokio::time::sleep(COMPANION_RETRY).await;
+        }
+    }
+
+    /// What the node wants to know.
+    pub(super) fn report(&self) -> Report {
+        let status = self.replica.status();
+        let availability = match *self.remote.availability().borrow() {
+            Availability::Reachable => wire::Availability::Reachable,
+            Availability::Gone { .. } => wire::Availability::Gone,
+        };
+        Report {
+            id: self.spec.id.clone(),
+            roots: self.roots.clone(),
+            progress: ReplicaProgress {
+                files_total: status.files.total,
+                files_resident: status.files.resident,
+                bytes_total: status.bytes.total,
+                bytes_resident: status.bytes.resident,
+                bytes_fetched: status.fetched.demand + status.fetched.read_ahead + status.fetched.bulk,
+                availability,
+            },
+        }
+    }
+}
+
+/// Where the roots are mounted.
+#[derive(Clone)]
+struct Places {
+    mount_point: PathBuf,
+    home: crate::home::Home,
+    id: String,
+}
+
+impl Places {
+    fn of(&self, root: u32) -> PathBuf {
+        if root == 0 { self.mount_point.clone() } else { place::companion(&self.home, &self.id, root) }
+    }
+
+    /// Where an earlier process of this replica may have left mounts.
+    fn left_mounted(&self) -> Vec<PathBuf> {
+        let companions = self.of(1).parent().map(Path::to_owned).unwrap_or_default();
+        let companions =
+            std::fs::read_dir(companions).into_iter().flatten().flatten().map(|entry| entry.path());
+        companions.chain([self.mount_point.clone()]).collect()
+    }
+}
+
+fn layout(places: &Places, kind: ReplicaKind) -> Result<Layout, Failure> {
+    let opened = match kind {
+        ReplicaKind::Clone => Layout::clone_at(&places.mount_point),
+        ReplicaKind::View => Layout::view_in(&place::view_data(&places.home, &places.id)),
+    };
+    opened.map_err(|error| match error {
+        LayoutError::NotEmpty { .. } | LayoutError::InUse { .. } => Failure::Directory(error.to_string()),
+        LayoutError::Disk { .. } => Failure::Other(chain(&error)),
+    })
+}
+
+/// The roots of a manifest and where each is mounted. A path that is not UTF-8 is shown as near as possible.
+fn roots(manifest: &Manifest, places: &Places) -> Vec<ReplicaRoot> {
+    let shown = |path: &Path| path.to_string_lossy().into_owned();
+    let origin = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+    let paths = manifest.meta().roots.iter().zip(0u32..);
+    paths.map(|(path, root)| ReplicaRoot { origin: origin(path), local: shown(&places.of(root)) }).collect()
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|died| Err(Failure::Other(died.to_string())))
+}
+
+fn from_fetch(error: FetchError) -> Failure {
+    match error {
+        FetchError::Origin(OriginError::Gone(why)) => Failure::Unreachable(why),
+        FetchError::Origin(OriginError::Refused(why)) => Failure::Refused(why),
+        FetchError::Origin(OriginError::SnapshotGone) => {
+            Failure::Refused("it no longer serves this snapshot; take a new one".into())
+        }
+        FetchError::Origin(OriginError::Invalid(_)) | FetchError::Manifest(_) => {
+            Failure::Other(chain(&error))
+        }
+    }
+}
+
+fn from_mount(error: MountError) -> Failure {
+    match &error {
+        MountError::NoDevice | MountError::DeviceClosed | MountError::NoFusermount => {
+            Failure::Unsupported(error.to_string())
+        }
+        MountError::OnFuse(_) | MountError::NoMountPoint { .. } => Failure::Directory(chain(&error)),
+        MountError::DeadMount(_) | MountError::Refused { .. } | MountError::NotServed { .. } => {
+            Failure::Other(chain(&error))
+        }
+    }
+}
+
+fn from_unmount(error: UnmountError) -> Failure {
+    match error {
+        UnmountError::Busy { holders, .. } => {
+            Failure::Busy(holders.iter().map(ToString::to_string).collect())
+        }
+        UnmountError::Refused { .. } => Failure::Other(error.to_string()),
+    }
+}
+
+fn from_replica(error: ReplicaError) -> Failure {
+    match error {
+        ReplicaError::Unsuitable { .. } => Failure::Directory(error.to_string()),
+        ReplicaError::Disk { .. } | ReplicaError::OtherSnapshot => Failure::Other(chain(&error)),
+    }
+}
+
+/// An error and what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
