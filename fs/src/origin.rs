@@ -15,7 +15,16 @@ use tokio::sync::{mpsc, watch};
 use crate::digest::{BLOCK_BYTES, BlockIndex, Digest, block_count};
 use crate::manifest::{EntryIndex, SnapshotId};
 
+mod files;
+mod lease;
+pub mod local;
+mod pool;
+mod reader;
 pub(crate) mod stamps;
+mod version;
+
+pub use local::LocalOrigin;
+pub use pool::ReadPool;
 
 /// Blocks in one [`Run`] at most: 1 MiB, the largest read the kernel sends in one request.
 pub const RUN_BLOCKS_MAX: usize = 16;

@@ -118,8 +118,8 @@ pub fn decode(bytes: &[u8]) -> Result<Frame, ManifestError> {
 }
 
 /// The frames of a complete manifest, one at a time, without holding more than one in memory.
-pub struct Frames<'m> {
-    manifest: &'m Manifest,
+pub struct Frames {
+    manifest: Manifest,
     state: State,
 }
 
@@ -134,10 +134,10 @@ enum State {
     Done,
 }
 
-impl<'m> Frames<'m> {
+impl Frames {
     /// The stream of `manifest`, which must be complete.
-    pub fn new(manifest: &'m Manifest) -> Self {
-        Self { manifest, state: State::Head }
+    pub fn new(manifest: &Manifest) -> Self {
+        Self { manifest: manifest.clone(), state: State::Head }
     }
 
     fn head(&self) -> Frame {
@@ -226,7 +226,7 @@ impl WireEntry {
     }
 }
 
-impl Iterator for Frames<'_> {
+impl Iterator for Frames {
     type Item = Frame;
 
     fn next(&mut self) -> Option<Frame> {

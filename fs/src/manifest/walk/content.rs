@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, OFlags, SeekFrom, Statx};
 use rustix::io::Errno;
 
-use super::listing::wait_for_clock;
 use super::{Stamp, stat};
+use crate::clock;
 use crate::confine::open_beneath;
 use crate::git::shown_config;
 use crate::manifest::{Extra, HOLES_MAX, LeftOutReason};
@@ -70,7 +70,7 @@ fn try_inspect(
     *before = now;
     // A further change within the same step of the kernel's clock would go unnoticed for ever, and what became data
     // would be shown as zeros.
-    if wait_for_clock(Stamp::of(&now).ctime) {
+    if clock::wait_for_step(Stamp::of(&now).ctime) {
         return Ok(None);
     }
     let result = match wanted {

@@ -5,23 +5,19 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use super::entry::{Found, Surveyor};
 use super::{Root, Stamp, WalkError, WalkOptions, stat};
+use crate::clock;
 use crate::confine::open_beneath;
 use crate::git::Surroundings;
-use crate::manifest::{LeftOutReason, Mtime};
+use crate::manifest::LeftOutReason;
 
 /// How often a directory is listed that changes while it is.
 const TRIES: u32 = 4;
-
-/// The kernel stamps changes with a clock that advances this often at least (CONFIG_HZ=100): two changes within one
-/// step may look like one.
-pub(super) const CLOCK_STEP: Duration = Duration::from_millis(20);
 
 /// Bytes that a listing is read in: some 1,000 names a call.
 const BUFFER_BYTES: usize = 32 * 1024;
@@ -125,7 +121,7 @@ impl<'w> Lister<'w> {
         listed: &mut Listed,
     ) -> Result<(), WalkError> {
         let mut before = self.stamp(fd)?;
-        if wait_for_clock(before.ctime) {
+        if clock::wait_for_step(before.ctime) {
             before = self.stamp(fd)?;
         }
         for _ in 0..TRIES {
@@ -201,18 +197,6 @@ impl<'w> Lister<'w> {
 fn own_working_directory() -> bool {
     // SAFETY: only the working directory, root and umask of the thread part from the others', no descriptors.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }.is_ok()
-}
-
-/// Waits until a change now would have another time than `changed`; true when it had to.
-pub(super) fn wait_for_clock(changed: Mtime) -> bool {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let changed = Duration::new(u64::try_from(changed.sec).unwrap_or(0), changed.nsec);
-    // A time in the future was not given by this clock, or the clock was set back: nothing to wait for.
-    let recent = now.checked_sub(changed).is_some_and(|age| age < CLOCK_STEP);
-    if recent {
-        std::thread::sleep(CLOCK_STEP);
-    }
-    recent
 }
 
 /// Why a directory that is in the manifest is empty there; an error when the fault is the machine's.

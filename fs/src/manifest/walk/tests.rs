@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 
@@ -397,14 +396,4 @@ fn a_tree_that_changes_is_walked_to_its_end() {
         }
         stop.store(true, Relaxed);
     });
-}
-
-#[test]
-fn a_clock_step_is_waited_for_only_when_it_matters() {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let at = |time: Duration| Mtime { sec: time.as_secs() as i64, nsec: time.subsec_nanos() };
-    assert!(listing::wait_for_clock(at(now)));
-    assert!(!listing::wait_for_clock(at(now)), "the step has passed meanwhile");
-    assert!(!listing::wait_for_clock(at(now + Duration::from_secs(60))));
-    assert!(!listing::wait_for_clock(Mtime { sec: -1, nsec: 0 }));
 }

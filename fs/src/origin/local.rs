@@ -1,0 +1,208 @@
+//! The origin that serves a snapshot from the directories it was taken of.
+//!
+//! Everything it needs lies in the directory of the snapshot (the manifest, the [stamps](super::stamps), the digests
+//! that blocks are bound to) and in the trees themselves, so it survives any restart. A file that is no longer the
+//! version its snapshot names is [`FileFault::Changed`](super::FileFault::Changed), never bytes: see
+//! [`version`](super::version) for how that is told, and [`files`](super::files) for how it is read.
+//!
+//! A tree's owner may rename, replace and remove whatever they like at any moment; nothing outside the roots is ever
+//! opened for it ([confined](crate::confine)).
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use super::files::Files;
+use super::pool::{Lost, ReadPool};
+use super::reader::{Reader, Want};
+use super::stamps::Stamps;
+use super::version::HOT;
+use super::{
+    Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, FILES_PER_REQUEST_MAX, Frames, Origin,
+    OriginError, RANGE_BLOCKS_MAX, RANGES_PER_REQUEST_MAX,
+};
+use crate::digest_file::DigestFile;
+use crate::manifest::walk::{MANIFEST_FILE, STAMPS_FILE};
+use crate::manifest::{EntryIndex, Manifest, ManifestError, SnapshotId, frame};
+
+/// The name of the digests in the directory of a snapshot, made when it is first opened.
+pub const DIGESTS_FILE: &str = "digests";
+
+/// Frames of a manifest prepared ahead of whoever takes them, each at most 2 MiB and mostly far less.
+const FRAMES_AHEAD: usize = 4;
+
+/// Serves a snapshot from the directories it was taken of. Cheap to share; holds no file open while nobody reads.
+pub struct LocalOrigin {
+    files: Arc<Files>,
+    pool: ReadPool,
+    availability: watch::Sender<Availability>,
+}
+
+/// Why a snapshot cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalOriginError {
+    /// Its manifest is missing or damaged.
+    #[error("the snapshot's manifest")]
+    Manifest(#[source] ManifestError),
+    /// Its stamps are missing, damaged or another snapshot's.
+    #[error("the snapshot's stamps")]
+    Stamps(#[source] io::Error),
+    /// Its digests cannot be opened or are another snapshot's.
+    #[error("the snapshot's digests")]
+    Digests(#[source] io::Error),
+}
+
+impl fmt::Debug for LocalOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalOrigin").field("snapshot", &self.snapshot()).finish_non_exhaustive()
+    }
+}
+
+impl LocalOrigin {
+    /// Opens the snapshot in `directory`, as [`build`](crate::manifest::walk::build) made it. Its reads run in `pool`.
+    ///
+    /// Reads the whole manifest once (20 ms for a million entries). The trees are not looked at: one that is gone
+    /// shows when it is read.
+    pub fn open(directory: &Path, pool: ReadPool) -> Result<Self, LocalOriginError> {
+        Self::open_with(directory, pool, HOT)
+    }
+
+    /// Opens a snapshot whose files are hot for another time after a change.
+    fn open_with(directory: &Path, pool: ReadPool, hot: Duration) -> Result<Self, LocalOriginError> {
+        let manifest = Manifest::open(&directory.join(MANIFEST_FILE)).map_err(LocalOriginError::Manifest)?;
+        let stamps = Stamps::open(&directory.join(STAMPS_FILE), manifest.entries(), manifest.snapshot())
+            .map_err(LocalOriginError::Stamps)?;
+        let digests = DigestFile::open(&directory.join(DIGESTS_FILE), manifest.blocks())
+            .map_err(LocalOriginError::Digests)?;
+        let (availability, _) = watch::channel(Availability::Reachable);
+        Ok(Self { files: Arc::new(Files::new(manifest, stamps, digests, hot)), pool, availability })
+    }
+
+    /// The manifest it serves.
+    pub fn manifest(&self) -> &Manifest {
+        &self.files.manifest
+    }
+
+    fn deliver(&self, wants: Vec<Want>, class: Class) -> Deliveries {
+        let (sender, deliveries) = mpsc::channel(DELIVERIES_AHEAD);
+        let cancel = CancelAtEnd::default();
+        let mut reader = Reader::new(&self.files, wants, cancel.0.clone());
+        let pool = self.pool.clone();
+        tokio::spawn(async move {
+            let _cancel = cancel;
+            loop {
+                let step = pool.run(class, move || {
+                    let deliveries = reader.step();
+                    (reader, deliveries)
+                });
+                let stepped = tokio::select! {
+                    stepped = step => stepped,
+                    () = sender.closed() => return,
+                };
+                let Ok((next, deliveries)) = stepped else {
+                    return lost(&sender).await;
+                };
+                if deliveries.is_empty() {
+                    return;
+                }
+                for delivery in deliveries {
+                    if sender.send(Ok(delivery)).await.is_err() {
+                        return;
+                    }
+                }
+                reader = next;
+            }
+        });
+        deliveries
+    }
+}
+
+impl Origin for LocalOrigin {
+    fn snapshot(&self) -> SnapshotId {
+        self.files.manifest.snapshot()
+    }
+
+    fn read_manifest(&self) -> Frames {
+        let (sender, frames) = mpsc::channel(FRAMES_AHEAD);
+        let mut stream = frame::Frames::new(&self.files.manifest);
+        let pool = self.pool.clone();
+        tokio::spawn(async move {
+            loop {
+                let step = pool.run(Class::Demand, move || {
+                    let frame = stream.next().map(|frame| frame::encode(&frame));
+                    (stream, frame)
+                });
+                let stepped = tokio::select! {
+                    stepped = step => stepped,
+                    () = sender.closed() => return,
+                };
+                let frame = match stepped {
+                    Ok((next, frame)) => {
+                        stream = next;
+                        frame
+                    }
+                    Err(Lost) => return lost(&sender).await,
+                };
+                let Some(frame) = frame else { return };
+                let frame = frame.map(Bytes::from).map_err(|error| OriginError::Invalid(error.to_string()));
+                let failed = frame.is_err();
+                if sender.send(frame).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        frames
+    }
+
+    fn read_files(&self, files: Vec<EntryIndex>, class: Class) -> Deliveries {
+        if files.len() > FILES_PER_REQUEST_MAX {
+            return refused("more files than one request may ask for");
+        }
+        self.deliver(files.into_iter().map(Want::Whole).collect(), class)
+    }
+
+    fn read_ranges(&self, ranges: Vec<BlockRange>, class: Class) -> Deliveries {
+        if ranges.len() > RANGES_PER_REQUEST_MAX {
+            return refused("more ranges than one request may ask for");
+        }
+        if ranges.iter().any(|range| range.count > RANGE_BLOCKS_MAX) {
+            return refused("a longer range than one request may ask for");
+        }
+        self.deliver(ranges.into_iter().map(Want::Part).collect(), class)
+    }
+
+    fn availability(&self) -> watch::Receiver<Availability> {
+        self.availability.subscribe()
+    }
+}
+
+/// Tells a step that still runs when its request has ended.
+#[derive(Default)]
+struct CancelAtEnd(Arc<AtomicBool>);
+
+impl Drop for CancelAtEnd {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+async fn lost<T>(sender: &mpsc::Sender<Result<T, OriginError>>) {
+    // Nobody may be listening any more.
+    let _ = sender.send(Err(OriginError::Gone("a read of a local file broke off".into()))).await;
+}
+
+fn refused<T>(why: &str) -> mpsc::Receiver<Result<T, OriginError>> {
+    let (sender, receiver) = mpsc::channel(1);
+    // The channel is new and has room.
+    let _ = sender.try_send(Err(OriginError::Invalid(why.into())));
+    receiver
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,561 @@
+//! What a snapshot's files are served as, while their owner does what owners do.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+
+use rustix::fs::{AtFlags, CWD, Mode, Timestamps};
+
+use super::*;
+use crate::digest::{BLOCK_BYTES, BlockIndex, Digest};
+use crate::git::shown_config;
+use crate::manifest::walk::{WalkOptions, WalkProgress, build};
+use crate::manifest::{Kind, frame::Frames as Stream};
+use crate::ordinary_user;
+use crate::origin::{Delivery, FileFault, Run};
+
+mod races;
+
+/// A tree, and the directory of its snapshot.
+struct Place {
+    tree: tempfile::TempDir,
+    snapshot: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { tree: tempfile::tempdir().unwrap(), snapshot: tempfile::tempdir().unwrap() }
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.tree.path().join(path)
+    }
+
+    fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
+        fs::write(self.at(path), content).unwrap();
+    }
+
+    fn walk(&self) {
+        let (cancel, progress) = (AtomicBool::new(false), WalkProgress::default());
+        let options = WalkOptions { threads: 2, exclude: &[], cancel: &cancel, progress: &progress };
+        build(self.snapshot.path(), &[self.tree.path().into()], &options).unwrap();
+        let _ = fs::remove_file(self.snapshot.path().join(DIGESTS_FILE));
+    }
+
+    fn open(&self) -> LocalOrigin {
+        LocalOrigin::open(self.snapshot.path(), ReadPool::default()).unwrap()
+    }
+
+    fn serve(&self) -> LocalOrigin {
+        self.walk();
+        self.open()
+    }
+}
+
+fn index(origin: &LocalOrigin, path: &str) -> EntryIndex {
+    let mut at = EntryIndex(0);
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        let found = origin.manifest().lookup(at, name.as_bytes()).unwrap();
+        at = found.unwrap_or_else(|| panic!("no {path}")).index();
+    }
+    at
+}
+
+/// What was delivered of a file: its bytes so far, and how it ended.
+type Got = (EntryIndex, Vec<u8>, Result<(), FileFault>);
+
+/// Takes a whole answer, and checks that it is in order and that every run is what it claims.
+async fn take(origin: &LocalOrigin, mut deliveries: Deliveries) -> Vec<Got> {
+    let (mut got, mut current): (Vec<Got>, Option<(EntryIndex, BlockIndex, Vec<u8>)>) = (Vec::new(), None);
+    while let Some(delivery) = deliveries.recv().await {
+        match delivery.unwrap() {
+            Delivery::Run(run) => {
+                run.verify(origin.manifest().entry(run.file).unwrap().size()).unwrap();
+                let Run { file, first, digests, bytes } = run;
+                let (of, next, content) = current.get_or_insert((file, first, Vec::new()));
+                assert_eq!((*of, *next), (file, first), "runs are in order");
+                content.extend_from_slice(&bytes);
+                next.0 += digests.len() as u64;
+            }
+            Delivery::End(file) => {
+                got.push((file, current.take().map_or(vec![], |(.., bytes)| bytes), Ok(())))
+            }
+            Delivery::Fault(file, fault) => {
+                got.push((file, current.take().map_or(vec![], |(.., bytes)| bytes), Err(fault)));
+            }
+        }
+    }
+    assert!(current.is_none(), "an answer ends with an end or a fault");
+    got
+}
+
+async fn read(origin: &LocalOrigin, paths: &[&str]) -> Vec<Got> {
+    let files = paths.iter().map(|path| index(origin, path)).collect();
+    take(origin, origin.read_files(files, Class::Demand)).await
+}
+
+async fn read_one(origin: &LocalOrigin, path: &str) -> Result<Vec<u8>, FileFault> {
+    let (_, bytes, end) = read(origin, &[path]).await.pop().unwrap();
+    end.map(|()| bytes)
+}
+
+fn content(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let word = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        Some(state)
+    };
+    std::iter::from_fn(word).flat_map(u64::to_le_bytes).take(bytes).collect()
+}
+
+#[tokio::test]
+async fn whole_files_come_in_the_order_asked() {
+    let place = Place::new();
+    let sizes = [0, 1, 65_535, 65_536, 65_537, 262_144, 1_000_003, 5 << 20];
+    sizes.iter().for_each(|size| place.write(&format!("d/{size}"), content(*size as u64, *size)));
+    (0..300).for_each(|i| place.write(&format!("small/{i}"), i.to_string()));
+    fs::hard_link(place.at("small/7"), place.at("linked")).unwrap();
+    File::create(place.at("sparse")).unwrap().set_len(1 << 20).unwrap();
+    let origin = place.serve();
+    for class in [Class::Bulk, Class::ReadAhead, Class::Demand] {
+        let mut paths: Vec<_> = sizes.iter().rev().map(|size| format!("d/{size}")).collect();
+        paths.extend((0..300).map(|i| format!("small/{i}")));
+        paths.extend(["linked".into(), "sparse".into()]);
+        let files: Vec<_> = paths.iter().map(|path| index(&origin, path)).collect();
+        let got = take(&origin, origin.read_files(files.clone(), class)).await;
+        assert_eq!(got.iter().map(|(file, ..)| *file).collect::<Vec<_>>(), files);
+        for ((_, bytes, end), path) in got.iter().zip(&paths) {
+            assert!(*end == Ok(()) && *bytes == fs::read(place.at(path)).unwrap(), "{path}: {end:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn digests_are_those_of_the_file() {
+    let place = Place::new();
+    let bytes = content(3, 700_001);
+    place.write("f", &bytes);
+    let origin = place.serve();
+    let mut deliveries = origin.read_files(vec![index(&origin, "f")], Class::Demand);
+    let mut digests = Vec::new();
+    while let Some(Ok(delivery)) = deliveries.recv().await {
+        if let Delivery::Run(run) = delivery {
+            digests.extend(run.digests);
+        }
+    }
+    assert_eq!(Digest::of_file(700_001, &digests), Some(Digest(blake3::hash(&bytes).into())));
+}
+
+#[tokio::test]
+async fn ranges_end_where_the_file_does() {
+    let place = Place::new();
+    let bytes = content(1, 40 * BLOCK_BYTES as usize + 5);
+    place.write("f", &bytes);
+    place.write("empty", "");
+    symlink("f", place.at("link")).unwrap();
+    let origin = place.serve();
+    let file = index(&origin, "f");
+    let none = Err(FileFault::NoSuchBlock);
+    let cases = [
+        (file, 0, 1, Ok(0..65_536)),
+        (file, 3, 20, Ok(3 * 65_536..23 * 65_536)),
+        (file, 40, 1, Ok(40 * 65_536..bytes.len())),
+        (file, 39, 4096, Ok(39 * 65_536..bytes.len())),
+        (file, 5, 0, Ok(0..0)),
+        (file, 41, 1, none.clone()),
+        (file, u64::MAX, 4096, none.clone()),
+        (index(&origin, "empty"), 0, 1, none.clone()),
+        (index(&origin, "link"), 0, 1, none.clone()),
+        (EntryIndex(0), 0, 1, none.clone()),
+        (EntryIndex(u32::MAX), 0, 1, none),
+    ];
+    let range = |(file, first, count, _): &(EntryIndex, u64, u64, _)| BlockRange {
+        file: *file,
+        first: BlockIndex(*first),
+        count: *count,
+    };
+    let got = take(&origin, origin.read_ranges(cases.iter().map(range).collect(), Class::Bulk)).await;
+    assert_eq!(got.len(), cases.len());
+    for ((file, first, count, expected), (of, found, end)) in cases.into_iter().zip(got) {
+        let expected = expected.map(|range| &bytes[range]);
+        assert_eq!((of, end), (file, expected.clone().map(|_| ())), "{first} + {count}");
+        assert!(found == expected.unwrap_or_default(), "{first} + {count}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_beyond_its_bounds_is_refused() {
+    let place = Place::new();
+    place.write("f", "x");
+    let origin = place.serve();
+    let file = index(&origin, "f");
+    let range = |count| BlockRange { file, first: BlockIndex(0), count };
+    let refused = [
+        origin.read_files(vec![file; FILES_PER_REQUEST_MAX + 1], Class::Demand),
+        origin.read_ranges(vec![range(1); RANGES_PER_REQUEST_MAX + 1], Class::Demand),
+        origin.read_ranges(vec![range(RANGE_BLOCKS_MAX + 1)], Class::Demand),
+    ];
+    for mut deliveries in refused {
+        assert!(matches!(deliveries.recv().await, Some(Err(OriginError::Invalid(_)))));
+        assert!(deliveries.recv().await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn the_manifest_is_streamed_as_it_is() {
+    let place = Place::new();
+    (0..5000).for_each(|i| place.write(&format!("d{}/f{i}", i % 20), ""));
+    let origin = place.serve();
+    let expected = Stream::new(origin.manifest()).map(|frame| frame::encode(&frame).unwrap());
+    let mut frames = origin.read_manifest();
+    let mut found = Vec::new();
+    while let Some(frame) = frames.recv().await {
+        found.push(frame.unwrap().to_vec());
+    }
+    assert!(found.len() > 3 && found == expected.collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn of_a_git_configuration_only_what_is_shown_leaves() {
+    let place = Place::new();
+    let text = "[core]\n\tsshCommand = id\n[remote \"o\"]\n\turl = https://me:secret@h/x\n";
+    place.write(".git/config", text);
+    let origin = place.serve();
+    assert_eq!(read_one(&origin, ".git/config").await, Ok(shown_config(text.as_bytes())));
+}
+
+/// A change to the file `d/f`, of 200,000 bytes, and what is served after it.
+struct Change {
+    what: &'static str,
+    change: fn(&Place),
+    /// The file is read before the change too.
+    served_before: bool,
+    expected: Result<(), FileFault>,
+}
+
+fn write_with_old_times(place: &Place, bytes: &[u8]) {
+    let path = place.at("d/f");
+    let before = rustix::fs::stat(&path).unwrap();
+    fs::write(&path, bytes).unwrap();
+    let time = rustix::fs::Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as _ };
+    let times = Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(CWD, &path, &times, AtFlags::empty()).unwrap();
+}
+
+const CHANGED: Result<(), FileFault> = Err(FileFault::Changed);
+const CHANGES: &[Change] = &[
+    Change { what: "nothing", change: |_| {}, served_before: true, expected: Ok(()) },
+    Change {
+        what: "appended to",
+        change: |place| {
+            let file = File::options().append(true).open(place.at("d/f")).unwrap();
+            std::io::Write::write_all(&mut &file, b"x").unwrap();
+        },
+        served_before: true,
+        expected: CHANGED,
+    },
+    Change {
+        what: "truncated",
+        change: |place| File::options().write(true).open(place.at("d/f")).unwrap().set_len(199_999).unwrap(),
+        served_before: false,
+        expected: CHANGED,
+    },
+    Change {
+        what: "overwritten",
+        change: |place| fs::write(place.at("d/f"), content(8, 200_000)).unwrap(),
+        served_before: true,
+        expected: CHANGED,
+    },
+    Change {
+        what: "replaced by the same content",
+        change: |place| {
+            fs::copy(place.at("d/f"), place.at("new")).unwrap();
+            fs::rename(place.at("new"), place.at("d/f")).unwrap();
+        },
+        served_before: true,
+        expected: CHANGED,
+    },
+    Change {
+        what: "removed",
+        change: |place| fs::remove_file(place.at("d/f")).unwrap(),
+        served_before: true,
+        expected: CHANGED,
+    },
+    Change {
+        what: "renamed",
+        change: |place| fs::rename(place.at("d/f"), place.at("d/g")).unwrap(),
+        served_before: false,
+        expected: CHANGED,
+    },
+    Change {
+        what: "renamed and back",
+        change: |place| {
+            fs::rename(place.at("d"), place.at("e")).unwrap();
+            fs::rename(place.at("e/f"), place.at("f")).unwrap();
+            fs::create_dir(place.at("d")).unwrap();
+            fs::rename(place.at("f"), place.at("d/f")).unwrap();
+        },
+        served_before: true,
+        expected: Ok(()),
+    },
+    Change {
+        what: "its directory renamed",
+        change: |place| fs::rename(place.at("d"), place.at("e")).unwrap(),
+        served_before: true,
+        expected: CHANGED,
+    },
+    Change {
+        what: "its directory replaced by a link to itself",
+        change: |place| {
+            fs::rename(place.at("d"), place.at("e")).unwrap();
+            symlink("e", place.at("d")).unwrap();
+        },
+        served_before: true,
+        expected: CHANGED,
+    },
+    Change {
+        what: "replaced by a link",
+        change: |place| {
+            fs::rename(place.at("d/f"), place.at("f")).unwrap();
+            symlink("../f", place.at("d/f")).unwrap();
+        },
+        served_before: false,
+        expected: CHANGED,
+    },
+    Change {
+        what: "replaced by a FIFO",
+        change: |place| {
+            fs::remove_file(place.at("d/f")).unwrap();
+            rustix::fs::mknodat(CWD, place.at("d/f"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        },
+        served_before: true,
+        expected: CHANGED,
+    },
+    Change {
+        what: "replaced by a directory",
+        change: |place| {
+            fs::remove_file(place.at("d/f")).unwrap();
+            fs::create_dir(place.at("d/f")).unwrap();
+        },
+        served_before: true,
+        expected: CHANGED,
+    },
+    Change {
+        what: "given other permissions",
+        change: |place| fs::set_permissions(place.at("d/f"), fs::Permissions::from_mode(0o600)).unwrap(),
+        served_before: true,
+        expected: Ok(()),
+    },
+    Change {
+        what: "given another name",
+        change: |place| fs::hard_link(place.at("d/f"), place.at("d/g")).unwrap(),
+        served_before: false,
+        expected: Ok(()),
+    },
+    Change {
+        what: "written with the same bytes and its old times",
+        change: |place| write_with_old_times(place, &content(1, 200_000)),
+        served_before: true,
+        expected: Ok(()),
+    },
+    Change {
+        what: "written with other bytes and its old times",
+        change: |place| write_with_old_times(place, &content(2, 200_000)),
+        served_before: true,
+        expected: CHANGED,
+    },
+    Change {
+        what: "its root renamed",
+        change: |place| {
+            let moved = place.tree.path().with_extension("moved");
+            fs::rename(place.tree.path(), &moved).unwrap();
+            fs::rename(&moved, place.tree.path().with_extension("again")).unwrap();
+        },
+        served_before: true,
+        expected: CHANGED,
+    },
+    Change {
+        what: "its root replaced",
+        change: |place| {
+            fs::rename(place.tree.path(), place.tree.path().with_extension("again")).unwrap();
+            place.write("d/f", content(1, 200_000));
+        },
+        served_before: true,
+        expected: CHANGED,
+    },
+];
+
+#[tokio::test]
+async fn a_changed_file_is_a_fault_and_never_bytes() {
+    for case in CHANGES {
+        // With everything hot, as it is right after a change, and as if the change were long ago.
+        for hot in [HOT, Duration::ZERO] {
+            let place = Place::new();
+            place.write("d/f", content(1, 200_000));
+            place.walk();
+            let open = || LocalOrigin::open_with(place.snapshot.path(), ReadPool::default(), hot).unwrap();
+            let origin = open();
+            if case.served_before {
+                assert_eq!(read_one(&origin, "d/f").await.unwrap(), content(1, 200_000));
+            }
+            (case.change)(&place);
+            let found = [read_one(&origin, "d/f").await, read_one(&origin, "d/f").await];
+            // A restart changes nothing.
+            let found = [&found[..], &[read_one(&open(), "d/f").await]].concat();
+            let expected = case.expected.clone().map(|()| content(1, 200_000));
+            assert!(
+                found.iter().all(|found| *found == expected),
+                "{}: {:?}",
+                case.what,
+                found[0].as_ref().err()
+            );
+            let _ = fs::remove_dir_all(place.tree.path().with_extension("again"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_part_is_bound_even_if_the_rest_was_never_read() {
+    let place = Place::new();
+    place.write("d/f", content(1, 200_000));
+    place.walk();
+    let origin = LocalOrigin::open_with(place.snapshot.path(), ReadPool::default(), Duration::ZERO).unwrap();
+    let part = |first| {
+        let range = BlockRange { file: index(&origin, "d/f"), first: BlockIndex(first), count: 1 };
+        origin.read_ranges(vec![range], Class::Demand)
+    };
+    assert_eq!(take(&origin, part(0)).await[0].2, Ok(()));
+    let mut other = content(1, 200_000);
+    other[5] ^= 1;
+    write_with_old_times(&place, &other);
+    // The block asked for is the same in both versions; that another one differs is enough.
+    assert_eq!(take(&origin, part(2)).await[0].2, CHANGED);
+}
+
+#[tokio::test]
+async fn a_fault_of_one_file_leaves_the_others() {
+    let place = Place::new();
+    ["a", "b", "c"].iter().for_each(|name| place.write(name, content(4, 600_000)));
+    let origin = place.serve();
+    fs::remove_file(place.at("b")).unwrap();
+    let got = read(&origin, &["a", "b", "c"]).await;
+    let ends: Vec<_> = got.iter().map(|(_, bytes, end)| (bytes.len(), end.clone())).collect();
+    assert_eq!(ends, [(600_000, Ok(())), (0, CHANGED), (600_000, Ok(()))]);
+}
+
+#[tokio::test]
+async fn a_removed_tree_has_only_changed_files() {
+    let place = Place::new();
+    (0..5).for_each(|i| place.write(&format!("{i}"), content(i, 300_000)));
+    let origin = place.serve();
+    fs::remove_dir_all(place.tree.path()).unwrap();
+    let got = read(&origin, &["0", "1", "2", "3", "4"]).await;
+    assert!(got.iter().all(|(_, bytes, end)| bytes.is_empty() && *end == CHANGED));
+    fs::create_dir(place.tree.path()).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_grew_from_nothing_is_changed() {
+    let place = Place::new();
+    place.write("empty", "");
+    let origin = place.serve();
+    assert_eq!(read_one(&origin, "empty").await, Ok(vec![]));
+    place.write("empty", "x");
+    assert_eq!(read_one(&origin, "empty").await, Err(FileFault::Changed));
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_not_opened() {
+    let place = Place::new();
+    place.write("f", "x");
+    drop(place.serve());
+    let damage = |name: &str, bytes: &[u8]| {
+        let path = place.snapshot.path().join(name);
+        let before = fs::read(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+        let result = LocalOrigin::open(place.snapshot.path(), ReadPool::default());
+        fs::write(&path, before).unwrap();
+        result.map(|_| ())
+    };
+    assert!(matches!(damage(MANIFEST_FILE, b"x"), Err(LocalOriginError::Manifest(_))));
+    assert!(matches!(damage(STAMPS_FILE, b"x"), Err(LocalOriginError::Stamps(_))));
+    assert!(matches!(damage(DIGESTS_FILE, b"x"), Err(LocalOriginError::Digests(_))));
+    place.open();
+}
+
+#[test]
+fn an_ordinary_user_serves_what_may_be_read() {
+    const NAME: &str = "origin::local::tests::an_ordinary_user_serves_what_may_be_read";
+    ordinary_user::run(NAME, || {
+        let place = Place::new();
+        place.write("open/f", "x");
+        place.write("secret", "x");
+        let chmod = |path: &str, mode| fs::set_permissions(place.at(path), fs::Permissions::from_mode(mode));
+        chmod("open/f", 0o444).unwrap();
+        chmod("open", 0o555).unwrap();
+        chmod("secret", 0o000).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let origin = place.serve();
+            assert_eq!(read_one(&origin, "open/f").await, Ok(b"x".to_vec()));
+            assert!(matches!(read_one(&origin, "secret").await, Err(FileFault::Unreadable(_))));
+        });
+        // Of a file that is another's the kernel does not say who writes to it.
+        assert_eq!(crate::origin::lease::has_writer(&File::open("/etc/passwd").unwrap()), None);
+        chmod("open", 0o755).unwrap();
+    });
+}
+
+/// Descriptors of this process that lead into a tree.
+fn open_descriptors(place: &Place) -> usize {
+    let own = fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+    own.filter(|target| target.starts_with(place.tree.path())).count()
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_nobody_takes_hold_no_thread_and_end_when_dropped() {
+    let place = Place::new();
+    (0..3).for_each(|i| place.write(&format!("{i}"), content(i, 8 << 20)));
+    let origin = place.serve();
+    let files: Vec<_> = (0..3).map(|i| index(&origin, &i.to_string())).collect();
+    let mut stuck: Vec<_> = (0..40).map(|_| origin.read_files(files.clone(), Class::Bulk)).collect();
+    for deliveries in &mut stuck {
+        assert!(matches!(deliveries.recv().await, Some(Ok(Delivery::Run(_)))));
+    }
+    assert_eq!(read_one(&origin, "2").await.unwrap().len(), 8 << 20);
+    assert!(open_descriptors(&place) > 0);
+    drop(stuck);
+    until("all files are closed", || open_descriptors(&place) == 0).await;
+}
+
+#[tokio::test]
+async fn a_tree_may_be_deeper_than_any_path() {
+    let place = Place::new();
+    let mut at = File::open(place.tree.path()).unwrap();
+    let name = "d".repeat(250);
+    for _ in 0..40 {
+        rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+        at = rustix::fs::openat(&at, &name, flags, Mode::empty()).unwrap().into();
+    }
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE;
+    let file: File = rustix::fs::openat(&at, "f", flags, Mode::RUSR | Mode::WUSR).unwrap().into();
+    file.write_all_at(b"deep", 0).unwrap();
+    drop(file);
+    let origin = place.serve();
+    let file = origin.manifest().iter().find(|entry| entry.kind() == Kind::File).unwrap().index();
+    let got = take(&origin, origin.read_files(vec![file], Class::Demand)).await;
+    assert_eq!(got, [(file, b"deep".to_vec(), Ok(()))]);
+}

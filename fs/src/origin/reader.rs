@@ -1,0 +1,206 @@
+//! One request, read step by step.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+
+use super::files::{Files, OpenFile, OpenRoot, Reading};
+use super::{BlockRange, DELIVERIES_AHEAD, Delivery, FileFault, RUN_BLOCKS, Run};
+use crate::digest::{BLOCK_BYTES, BlockIndex, Digest, block_count};
+use crate::manifest::{Entry, EntryIndex, Kind};
+
+/// Bytes after which a step ends: a thread is held for as long as reading and hashing a run takes.
+const STEP_BYTES: u64 = RUN_BLOCKS as u64 * BLOCK_BYTES;
+
+/// Bytes of a long range that the disk is asked for ahead of those that are read.
+const EXPECTED_BYTES: u64 = 4 * STEP_BYTES;
+
+/// Blocks of a file that somebody asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Want {
+    /// All of them, and be there none.
+    Whole(EntryIndex),
+    /// Some.
+    Part(BlockRange),
+}
+
+impl Want {
+    fn file(self) -> EntryIndex {
+        match self {
+            Self::Whole(file) => file,
+            Self::Part(range) => range.file,
+        }
+    }
+}
+
+/// A request as far as it has come.
+#[derive(Debug)]
+pub(super) struct Reader {
+    files: Arc<Files>,
+    wants: std::vec::IntoIter<Want>,
+    current: Option<Cursor>,
+    cancelled: Arc<AtomicBool>,
+    _reading: Reading,
+}
+
+/// A file that is being read.
+#[derive(Debug)]
+struct Cursor {
+    file: EntryIndex,
+    root: EntryIndex,
+    content: Content,
+    size: u64,
+    next: u64,
+    end: u64,
+    /// Up to where the disk has been asked for.
+    expected: u64,
+}
+
+#[derive(Debug)]
+enum Content {
+    File(Arc<OpenFile>),
+    /// A git configuration: what is shown of it lies in the manifest, and nothing else of it leaves this machine.
+    Text(Bytes),
+}
+
+/// The roots that were looked at in this step.
+type Roots = Vec<(EntryIndex, Result<OpenRoot, FileFault>)>;
+
+impl Reader {
+    pub(super) fn new(files: &Arc<Files>, wants: Vec<Want>, cancelled: Arc<AtomicBool>) -> Self {
+        let (wants, current) = (wants.into_iter(), None);
+        Self { files: files.clone(), wants, current, cancelled, _reading: files.begin() }
+    }
+
+    /// The next deliveries, about 256 KiB or a few files; none when the request is done. Blocks on the disk.
+    pub(super) fn step(&mut self) -> Vec<Delivery> {
+        let (mut out, mut bytes, mut roots) = (Vec::new(), 0, Roots::new());
+        // A turn adds two at most.
+        while out.len() + 2 <= DELIVERIES_AHEAD && bytes < STEP_BYTES {
+            let cursor = match self.current.take() {
+                Some(cursor) => cursor,
+                None => {
+                    let Some(want) = self.wants.next() else { break };
+                    match self.begin(want, &mut roots) {
+                        Ok(cursor) => cursor,
+                        Err(fault) => {
+                            out.push(Delivery::Fault(want.file(), fault));
+                            continue;
+                        }
+                    }
+                }
+            };
+            let file = cursor.file;
+            match self.turn(cursor, &mut roots, &mut out) {
+                Ok(read) => bytes += read,
+                Err(fault) => {
+                    self.files.forget(file);
+                    out.push(Delivery::Fault(file, fault));
+                }
+            }
+        }
+        out
+    }
+
+    /// Delivers a run of the file, and its end where that was the last; returns the run's bytes.
+    fn turn(
+        &mut self,
+        mut cursor: Cursor,
+        roots: &mut Roots,
+        out: &mut Vec<Delivery>,
+    ) -> Result<u64, FileFault> {
+        let mut read = 0;
+        if cursor.next < cursor.end {
+            let first = BlockIndex(cursor.next);
+            let count = (cursor.end - cursor.next).min(RUN_BLOCKS as u64);
+            let (bytes, digests) = self.read(&mut cursor, roots, first, count)?;
+            read = bytes.len() as u64;
+            cursor.next += count;
+            out.push(Delivery::Run(Run { file: cursor.file, first, digests, bytes }));
+        } else if let Content::File(file) = &cursor.content {
+            self.files.check_empty(file, &self.cancelled)?;
+        }
+        match cursor.next < cursor.end {
+            true => self.current = Some(cursor),
+            false => out.push(Delivery::End(cursor.file)),
+        }
+        Ok(read)
+    }
+
+    fn read(
+        &self,
+        cursor: &mut Cursor,
+        roots: &mut Roots,
+        first: BlockIndex,
+        count: u64,
+    ) -> Result<(Bytes, Vec<Digest>), FileFault> {
+        match &cursor.content {
+            Content::File(file) => {
+                root(&self.files, roots, cursor.root)?;
+                let wanted = BlockIndex(cursor.end).bytes_in(cursor.size).start - first.offset();
+                // A single run gains nothing: it is read at once.
+                if cursor.end - first.0 > count && cursor.expected <= first.offset() {
+                    self.files.expect(file, first.offset(), wanted.min(2 * EXPECTED_BYTES));
+                    cursor.expected = first.offset() + EXPECTED_BYTES;
+                }
+                self.files.read(file, first, count, &self.cancelled)
+            }
+            Content::Text(text) => {
+                let end = BlockIndex(first.0 + count - 1).bytes_in(cursor.size).end;
+                let bytes = text.slice(first.offset() as usize..end as usize);
+                let blocks = bytes.chunks(BLOCK_BYTES as usize).zip(first.0..);
+                let digest =
+                    |(block, index): (&[u8], _)| Digest::of_block(BlockIndex(index), cursor.size, block);
+                let digests = blocks.map(digest).collect();
+                Ok((bytes, digests))
+            }
+        }
+    }
+
+    fn begin(&self, want: Want, roots: &mut Roots) -> Result<Cursor, FileFault> {
+        let index = want.file();
+        let entry = self.files.manifest.entry(index).filter(|entry| entry.kind() == Kind::File);
+        let entry = entry.ok_or(FileFault::NoSuchBlock)?;
+        let (next, end) = blocks(want, entry.size()).ok_or(FileFault::NoSuchBlock)?;
+        let (root, content) = self.content(&entry, roots)?;
+        Ok(Cursor { file: index, root, content, size: entry.size(), next, end, expected: 0 })
+    }
+
+    fn content(&self, entry: &Entry<'_>, roots: &mut Roots) -> Result<(EntryIndex, Content), FileFault> {
+        let (at, path) = self.files.manifest.locate(entry.index()).ok_or(FileFault::NoSuchBlock)?;
+        if let Some(text) = entry.has_extra().then(|| entry.extra().git_config).flatten() {
+            // The walk made the size that of the text; another is no manifest of ours.
+            return match text.len() as u64 == entry.size() {
+                true => Ok((at, Content::Text(text.into()))),
+                false => Err(FileFault::NoSuchBlock),
+            };
+        }
+        let root = root(&self.files, roots, at)?;
+        Ok((at, Content::File(self.files.open(root, path.as_bytes(), entry)?)))
+    }
+}
+
+/// The root, looked at once a step: whoever replaces it ends what is read beneath it.
+fn root<'r>(files: &Files, roots: &'r mut Roots, index: EntryIndex) -> Result<&'r OpenRoot, FileFault> {
+    let at = match roots.iter().position(|(root, _)| *root == index) {
+        Some(at) => at,
+        None => {
+            roots.push((index, files.root(index)));
+            roots.len() - 1
+        }
+    };
+    roots[at].1.as_ref().map_err(Clone::clone)
+}
+
+/// The first block wanted and the one after the last; `None` where the file has none of them.
+fn blocks(want: Want, size: u64) -> Option<(u64, u64)> {
+    let count = block_count(size);
+    match want {
+        Want::Whole(_) => Some((0, count)),
+        Want::Part(range) => {
+            let first = range.first.0;
+            (first < count).then(|| (first, first.saturating_add(range.count).min(count)))
+        }
+    }
+}
