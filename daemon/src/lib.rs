@@ -14,4 +14,6 @@ pub mod node;
 pub mod operation;
 pub mod registry;
 pub mod runtime;
+pub mod share;
+pub mod snapshot;
 pub mod workspace;

@@ -21,7 +21,10 @@ mod peers;
 mod schema;
 mod workspaces;
 
-pub use leases::{LEASE_TIME, LEASES_PER_PEER_MAX, Lease, SnapshotRecord};
+pub use leases::{
+    LEASE_TIME, LEASES_PER_PEER_MAX, LEASES_PER_SNAPSHOT_MAX, Lease, SNAPSHOTS_PER_WORKSPACE_MAX,
+    SnapshotRecord,
+};
 pub use peers::{PEERS_MAX, PeerRecord, Sighting};
 pub use workspaces::{ShareMode, ShareRecord, WorkspaceId, WorkspaceRecord};
 

@@ -251,13 +251,15 @@ impl TreeView {
         Ok(Attributes::new(entry, &*self.shown(entry)?, node, self.owner))
     }
 
-    /// The entry that stands for the inode of `entry`: the first of its names. What git would act on has one name
-    /// only, which the manifest sees to, so it does not matter under which it is judged.
+    /// The entry that stands for the inode of `entry`: the first of its names. A name under which something else is
+    /// shown than the inode's own content and mode stands for itself.
     fn shared<'m>(&'m self, entry: Entry<'m>) -> Result<Entry<'m>, ViewError> {
-        match entry.inode() {
-            own if own == entry.index() => Ok(entry),
-            first => self.manifest().entry(first).ok_or_else(|| self.failure()),
+        if entry.inode() == entry.index() {
+            return Ok(entry);
         }
+        let first = self.manifest().entry(entry.inode()).ok_or_else(|| self.failure())?;
+        let substitute = self.shown(&entry)?.is_substitute() || self.shown(&first)?.is_substitute();
+        Ok(if substitute { entry } else { first })
     }
 
     /// Why the manifest does not show an entry that was seen before.
@@ -316,6 +318,3 @@ fn whole(bytes: Bytes, size: u64, offset: u64, length: u32) -> Result<Bytes, Vie
         false => Err(ReadError::Corrupt("a read of the wrong length".into()).into()),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 use twinshare_fs::manifest::SnapshotId;
 use twinshare_transport::identity::PeerId;
 use twinshare_transport::protocol::TreeSize;
@@ -19,6 +19,13 @@ pub const LEASE_TIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Leases of one peer on one workspace at most. A further one ends the one that was not used for longest, so a peer
 /// that opens snapshots without end fills nobody's disk.
 pub const LEASES_PER_PEER_MAX: u32 = 64;
+
+/// Snapshots of one workspace at most. A further one ends all leases on the one that was not used for longest: any
+/// number of peers can open an open share, and each may find the tree changed.
+pub const SNAPSHOTS_PER_WORKSPACE_MAX: u32 = 256;
+
+/// Leases of all peers on one snapshot at most; a further one ends the one that was not used for longest.
+pub const LEASES_PER_SNAPSHOT_MAX: u32 = 1024;
 
 /// A frozen manifest in the node's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,13 +99,7 @@ impl Tables {
              SET last_contact = excluded.last_contact, expires = excluded.expires",
             params![snapshot.snapshot.0.0, peer.0, seconds(now), seconds(now + LEASE_TIME)],
         )?;
-        transaction.execute(
-            "DELETE FROM leases WHERE peer = ?1 AND snapshot IN (
-                 SELECT snapshot FROM leases JOIN snapshots USING (snapshot)
-                 WHERE peer = ?1 AND workspace = ?2
-                 ORDER BY last_contact DESC, created DESC LIMIT -1 OFFSET ?3)",
-            params![peer.0, snapshot.workspace.0, LEASES_PER_PEER_MAX],
-        )?;
+        end_leases_beyond_bounds(&transaction, snapshot, peer)?;
         Ok(transaction.commit()?)
     }
 
@@ -148,4 +149,31 @@ impl Tables {
         transaction.commit()?;
         self.snapshots()
     }
+}
+
+/// Ends the leases that the one just given to `peer` pushes out.
+fn end_leases_beyond_bounds(
+    transaction: &Transaction<'_>,
+    snapshot: &SnapshotRecord,
+    peer: PeerId,
+) -> Result<(), RegistryError> {
+    transaction.execute(
+        "DELETE FROM leases WHERE peer = ?1 AND snapshot IN (
+             SELECT snapshot FROM leases JOIN snapshots USING (snapshot)
+             WHERE peer = ?1 AND workspace = ?2
+             ORDER BY last_contact DESC, created DESC LIMIT -1 OFFSET ?3)",
+        params![peer.0, snapshot.workspace.0, LEASES_PER_PEER_MAX],
+    )?;
+    transaction.execute(
+        "DELETE FROM leases WHERE snapshot = ?1 AND peer IN (
+             SELECT peer FROM leases WHERE snapshot = ?1 ORDER BY last_contact DESC LIMIT -1 OFFSET ?2)",
+        params![snapshot.snapshot.0.0, LEASES_PER_SNAPSHOT_MAX],
+    )?;
+    transaction.execute(
+        "DELETE FROM leases WHERE snapshot IN (
+             SELECT snapshot FROM leases JOIN snapshots USING (snapshot) WHERE workspace = ?1
+             GROUP BY snapshot ORDER BY max(last_contact) DESC, created DESC LIMIT -1 OFFSET ?2)",
+        params![snapshot.workspace.0, SNAPSHOTS_PER_WORKSPACE_MAX],
+    )?;
+    Ok(())
 }

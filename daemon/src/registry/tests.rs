@@ -16,6 +16,8 @@ struct Bench {
 fn bench() -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let tables = Tables::open(&directory.path().join("registry.db")).unwrap();
+    // Some of the tests write thousands of times.
+    tables.connection.pragma_update(None, "synchronous", "OFF").unwrap();
     Bench { directory, tables }
 }
 
@@ -119,6 +121,28 @@ fn one_peer_has_a_bounded_number_of_leases() {
     let leases = tables.leases().unwrap();
     assert_eq!(leases.len(), LEASES_PER_PEER_MAX as usize + 1);
     assert!(leases.iter().all(|lease| lease.peer == ben || lease.last_contact >= at(3)));
+}
+
+#[test]
+fn many_peers_have_a_bounded_number_of_leases() {
+    let Bench { mut tables, .. } = bench();
+    let workspace = tables.add_workspace(&name("a"), Path::new("/a"), at(1)).unwrap().id;
+    for number in 0..LEASES_PER_SNAPSHOT_MAX + 3 {
+        tables
+            .add_snapshot(&snapshot(1, workspace), sighting(number as u16).peer, at(number.into()))
+            .unwrap();
+    }
+    assert_eq!(tables.leases().unwrap().len(), LEASES_PER_SNAPSHOT_MAX as usize);
+    // One snapshot each: the oldest snapshot goes, though many hold it.
+    for number in 0..SNAPSHOTS_PER_WORKSPACE_MAX {
+        let mut id = [0; 32];
+        id[..2].copy_from_slice(&(number as u16 + 1000).to_be_bytes());
+        let record = SnapshotRecord { snapshot: SnapshotId(Digest(id)), ..snapshot(1, workspace) };
+        tables.add_snapshot(&record, sighting(number as u16).peer, at(100_000 + u64::from(number))).unwrap();
+    }
+    let left = tables.expire_leases(at(100_000)).unwrap();
+    assert_eq!(left.len(), SNAPSHOTS_PER_WORKSPACE_MAX as usize);
+    assert!(left.iter().all(|record| record.snapshot != snapshot(1, workspace).snapshot));
 }
 
 #[test]

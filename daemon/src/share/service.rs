@@ -1,0 +1,145 @@
+//! What peers ask, answered.
+
+use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::task::spawn_blocking;
+use twinshare_fs::manifest::SnapshotId;
+use twinshare_fs::origin::Origin;
+use twinshare_transport::identity::PeerId;
+use twinshare_transport::protocol::{Hello, Offer, Refusal, Request, SnapshotInfo, TreeSize};
+use twinshare_transport::server::{Caller, Reply, Service};
+
+use super::policy::Policy;
+use super::{RENEWED_EVERY, Shares};
+use crate::home::Home;
+use crate::registry::{SnapshotRecord, Tables, WorkspaceRecord};
+use crate::snapshot::SnapshotError;
+use crate::workspace::Workspace;
+
+impl Service for Shares {
+    fn admit(&self, caller: &Caller, request: &Request) -> Result<(), Refusal> {
+        self.decide(|policy| policy.admit(caller.peer, request))
+    }
+
+    fn hello(&self, _caller: &Caller, _theirs: &Hello) -> Hello {
+        Hello::new(self.name.as_str())
+    }
+
+    fn catalogue<'a>(&'a self, caller: &'a Caller) -> Reply<'a, Vec<Offer>> {
+        Box::pin(async {
+            let visible = self.decide(|policy| visible(policy, caller.peer));
+            let home = self.home.clone();
+            let offers = spawn_blocking(move || {
+                visible.iter().map(|(record, size)| offer(record, *size, &home)).collect()
+            });
+            offers.await.map_err(|_| refuse(&SnapshotError::Stopping))
+        })
+    }
+
+    fn open_snapshot<'a>(
+        &'a self,
+        caller: &'a Caller,
+        workspace: &'a str,
+        at: Option<SnapshotId>,
+    ) -> Reply<'a, SnapshotInfo> {
+        Box::pin(async move {
+            let workspace = self.decide(|policy| policy.workspace(caller.peer, workspace).cloned())?;
+            let record = match at {
+                Some(snapshot) => self.reopen(workspace, snapshot, caller.peer).await?,
+                None => {
+                    let frozen = self.snapshots.freeze(workspace, caller.peer).await;
+                    frozen.map_err(|error| refuse(&error))?
+                }
+            };
+            // The peer's next request needs the new lease in the copy that the seam looks at.
+            let _changing = self.changing.lock().await;
+            self.reload().await.map_err(|error| refuse(&error))?;
+            Ok(SnapshotInfo { id: record.snapshot, size: record.size })
+        })
+    }
+
+    fn origin<'a>(&'a self, caller: &'a Caller, snapshot: SnapshotId) -> Reply<'a, Arc<dyn Origin>> {
+        Box::pin(async move {
+            let origin = self.snapshots.origin(snapshot).await.map_err(|error| refuse(&error))?;
+            if self.is_renewal_due(snapshot, caller.peer) {
+                let peer = caller.peer;
+                let renew = move |tables: &mut Tables| tables.renew_lease(snapshot, peer, SystemTime::now());
+                self.registry.call(renew).await.map_err(|error| refuse(&error.into()))?;
+            }
+            Ok(origin)
+        })
+    }
+}
+
+impl Shares {
+    /// Gives the peer a lease on a snapshot that is kept.
+    async fn reopen(
+        &self,
+        workspace: WorkspaceRecord,
+        snapshot: SnapshotId,
+        peer: PeerId,
+    ) -> Result<SnapshotRecord, Refusal> {
+        self.decide(|policy| policy.may_reopen(workspace.id, snapshot))?;
+        // So that one that was damaged is told now, and not at the first read.
+        self.snapshots.origin(snapshot).await.map_err(|error| refuse(&error))?;
+        let lease = move |tables: &mut Tables| {
+            let Some(record) = tables.snapshot(snapshot)? else {
+                return Ok(None);
+            };
+            tables.add_snapshot(&record, peer, SystemTime::now())?;
+            Ok(Some(record))
+        };
+        let leased = self.registry.call(lease).await.map_err(|error| refuse(&error.into()))?;
+        leased.ok_or(Refusal::SnapshotGone)
+    }
+
+    /// True once an hour for a peer that reads a snapshot.
+    fn is_renewal_due(&self, snapshot: SnapshotId, peer: PeerId) -> bool {
+        let mut renewed = self.renewed();
+        let is_due = renewed.get(&(snapshot, peer)).is_none_or(|last| last.elapsed() >= RENEWED_EVERY);
+        if is_due {
+            renewed.insert((snapshot, peer), Instant::now());
+        }
+        is_due
+    }
+}
+
+/// The workspaces a peer may know of, with their sizes where those are known.
+fn visible(policy: &Policy, peer: PeerId) -> Vec<(WorkspaceRecord, Option<TreeSize>)> {
+    let all = policy.visible_to(peer).into_iter();
+    all.map(|record| {
+        let size = policy.newest(record.id).map(|snapshot| snapshot.size);
+        (record, size)
+    })
+    .collect()
+}
+
+/// How a workspace is offered. One whose file cannot be used is offered without what stands in it: its owner learns
+/// of it from the log when a peer opens it.
+fn offer(record: &WorkspaceRecord, size: Option<TreeSize>, home: &Home) -> Offer {
+    let loaded = Workspace::load(record).ok();
+    let roots = loaded.as_ref().and_then(|workspace| workspace.roots(home).ok());
+    let roots = roots.unwrap_or_else(|| vec![record.directory.clone()]);
+    Offer {
+        workspace: record.name.as_str().into(),
+        summary: loaded.map(|workspace| workspace.file.description).unwrap_or_default().into(),
+        readable: true,
+        size,
+        roots: roots.into_iter().map(|root| root.into_os_string().into_vec()).collect(),
+    }
+}
+
+/// Logs why a request failed, and says what the peer is told: texts name paths of this machine and are not for it.
+fn refuse(error: &SnapshotError) -> Refusal {
+    match error {
+        SnapshotError::Busy => return Refusal::TooBusy,
+        SnapshotError::Stopping => {}
+        _ => tracing::warn!(error = error as &dyn std::error::Error, "a peer's request failed"),
+    }
+    match error.is_lost() {
+        true => Refusal::SnapshotGone,
+        false => Refusal::Internal("the log of the node that shares it says why".into()),
+    }
+}

@@ -1,0 +1,194 @@
+//! Making snapshots on the disk, and removing them.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
+
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::spawn_blocking;
+use twinshare_fs::manifest::walk::{DirectoryId, WalkOptions, WalkProgress, build};
+use twinshare_fs::manifest::{Manifest, SnapshotId};
+use twinshare_transport::identity::PeerId;
+use twinshare_transport::protocol::TreeSize;
+
+use super::SnapshotError;
+use crate::home::Home;
+use crate::registry::{Registry, SnapshotRecord, WorkspaceRecord};
+use crate::workspace::{Workspace, check_place};
+
+/// Walks at a time, of all workspaces: each uses several threads and the disk.
+const WALKS_MAX: usize = 2;
+
+/// Threads of one walk; more only wait for the disk and for each other.
+const WALK_THREADS: usize = 4;
+
+/// Begins the name of a snapshot in the making.
+const UNFINISHED: &str = ".new-";
+
+/// The snapshots' directory and their records.
+#[derive(Debug)]
+pub(super) struct Store {
+    home: Home,
+    registry: Registry,
+    walks: Semaphore,
+    /// Held while a finished snapshot is put in its place and recorded, and while those without a record are removed,
+    /// so that neither sees the other half done. No other lock is taken under it.
+    settling: Mutex<()>,
+    stopping: AtomicBool,
+    made: AtomicU64,
+}
+
+/// What a walk made, not in its place yet.
+struct Unfinished {
+    directory: PathBuf,
+    manifest: Manifest,
+}
+
+impl Store {
+    /// Blocks on the disk.
+    pub(super) fn open(home: Home, registry: Registry) -> Result<Self, SnapshotError> {
+        let directory = home.snapshots();
+        let disk = |source| SnapshotError::Disk { path: directory.clone(), source };
+        for name in names(&directory).map_err(disk)? {
+            if name.starts_with(UNFINISHED) {
+                fs::remove_dir_all(directory.join(name)).map_err(disk)?;
+            }
+        }
+        let (walks, settling) = (Semaphore::new(WALKS_MAX), Mutex::default());
+        let (stopping, made) = (AtomicBool::new(false), AtomicU64::new(0));
+        Ok(Self { home, registry, walks, settling, stopping, made })
+    }
+
+    /// Ends the walks under way and makes no more.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Relaxed);
+        self.walks.close();
+    }
+
+    /// Waits for its turn among the workspaces' walks.
+    pub(super) async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, SnapshotError> {
+        self.walks.acquire().await.map_err(|_| SnapshotError::Stopping)
+    }
+
+    /// Where a snapshot lies.
+    pub(super) fn directory(&self, snapshot: SnapshotId) -> PathBuf {
+        self.home.snapshot(snapshot)
+    }
+
+    /// Freezes a workspace as it is now, with a lease for each of `peers`; then collects, since a new snapshot may
+    /// have pushed out an old one.
+    pub(super) async fn freeze(
+        self: &Arc<Self>,
+        workspace: WorkspaceRecord,
+        peers: Vec<PeerId>,
+    ) -> Result<SnapshotRecord, SnapshotError> {
+        let (store, id) = (self.clone(), workspace.id);
+        let Unfinished { directory, manifest } = blocking(move || store.walk(&workspace)).await?;
+        let snapshot = manifest.snapshot();
+        let size = TreeSize { entries: manifest.entries(), file_bytes: manifest.file_bytes() };
+        let record = SnapshotRecord { snapshot, workspace: id, created: SystemTime::now(), size };
+        let settling = self.settling.lock().await;
+        let is_kept = self.registry.call(move |tables| tables.snapshot(snapshot)).await?.is_some();
+        let place = self.directory(snapshot);
+        blocking(move || put_in_place(&directory, &place, is_kept)).await?;
+        let added = record.clone();
+        self.registry
+            .call(move |tables| {
+                let mut each = peers.into_iter();
+                each.try_for_each(|peer| tables.add_snapshot(&added, peer, added.created))
+            })
+            .await?;
+        drop(settling);
+        self.collect(record.created).await?;
+        Ok(record)
+    }
+
+    /// Ends leases whose time is over, removes what no lease keeps, and returns the snapshots that are left.
+    pub(super) async fn collect(&self, now: SystemTime) -> Result<Vec<SnapshotRecord>, SnapshotError> {
+        let _settling = self.settling.lock().await;
+        let kept = self.registry.call(move |tables| tables.expire_leases(now)).await?;
+        let names: Vec<_> = kept.iter().map(|record| record.snapshot.to_string()).collect();
+        let directory = self.home.snapshots();
+        blocking(move || remove_others(&directory, &names)).await?;
+        Ok(kept)
+    }
+
+    /// Walks a workspace into a directory of its own.
+    fn walk(&self, workspace: &WorkspaceRecord) -> Result<Unfinished, SnapshotError> {
+        check_place(&workspace.directory, &self.home)?;
+        let roots = Workspace::load(workspace)?.roots(&self.home)?;
+        let directory = self.new_directory()?;
+        let own = self.home.own_directories();
+        // One that does not exist holds nothing.
+        let exclude: Vec<_> = own.iter().filter_map(|path| DirectoryId::of(path).ok()).collect();
+        let progress = WalkProgress::default();
+        let options = WalkOptions {
+            threads: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(WALK_THREADS)),
+            exclude: &exclude,
+            cancel: &self.stopping,
+            progress: &progress,
+        };
+        match build(&directory, &roots, &options) {
+            Ok(walked) => Ok(Unfinished { directory, manifest: walked.manifest }),
+            Err(error) => {
+                // The walk's own failure is the one to report; the rest is removed at the next start.
+                let _ = fs::remove_dir_all(&directory);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn new_directory(&self) -> Result<PathBuf, SnapshotError> {
+        let number = self.made.fetch_add(1, Relaxed);
+        let path = self.home.snapshots().join(format!("{UNFINISHED}{}-{number}", std::process::id()));
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => Ok(path),
+            Err(source) => Err(SnapshotError::Disk { path, source }),
+        }
+    }
+}
+
+/// Runs what blocks on the disk.
+pub(super) async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
+) -> Result<T, SnapshotError> {
+    // It fails only when the runtime shuts down before it began.
+    spawn_blocking(act).await.unwrap_or(Err(SnapshotError::Stopping))
+}
+
+/// Moves a finished snapshot to its place, durably.
+///
+/// One that is there already and has leases stays as it is: which versions of the files it means is recorded beside
+/// its manifest, some of their blocks may have been sent, and another version must not be mixed with them.
+fn put_in_place(made: &Path, place: &Path, is_kept: bool) -> Result<(), SnapshotError> {
+    let disk = |source| SnapshotError::Disk { path: place.into(), source };
+    if is_kept && place.is_dir() {
+        return fs::remove_dir_all(made).map_err(disk);
+    }
+    match fs::remove_dir_all(place) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(disk(error)),
+        _ => {}
+    }
+    fs::rename(made, place).map_err(disk)?;
+    let parent = place.parent().unwrap_or(place);
+    File::open(parent).and_then(|directory| directory.sync_all()).map_err(disk)
+}
+
+/// Removes every snapshot that is not named; those in the making stay.
+fn remove_others(directory: &Path, kept: &[String]) -> Result<(), SnapshotError> {
+    let disk = |source| SnapshotError::Disk { path: directory.into(), source };
+    for name in names(directory).map_err(disk)? {
+        if !name.starts_with(UNFINISHED) && !kept.contains(&name) {
+            fs::remove_dir_all(directory.join(name)).map_err(disk)?;
+        }
+    }
+    Ok(())
+}
+
+fn names(directory: &Path) -> io::Result<Vec<String>> {
+    fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
