@@ -1,1 +1,11 @@
-fn main() {}
+//! `twinshare`: the command line.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    commands::Twinshare::parse().run()
+}

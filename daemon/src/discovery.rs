@@ -99,6 +99,12 @@ pub struct DiscoveredPeer {
     pub heard: SystemTime,
 }
 
+/// Who signed a datagram that is a beacon this node would believe; accepts any bytes. The door through which beacons
+/// are examined without a network.
+pub fn sender(datagram: &[u8]) -> Option<PeerId> {
+    Beacon::decode(datagram).ok().map(|(key, _)| key.peer_id())
+}
+
 /// What discovery knows at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {

@@ -22,6 +22,7 @@ mod filter;
 mod host;
 pub mod launch;
 mod layout;
+mod needs;
 mod process;
 mod signals;
 
@@ -101,8 +102,9 @@ pub struct Plan {
     pub inside: Inside,
     /// What is planned to separate the command from this host.
     pub level: Level,
-    /// What the environment needs from this host, present or missing.
-    pub needs: Vec<Need>,
+    /// What the environment needs from this host, present or missing; absent while nobody has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Vec<Need>>,
 }
 
 /// What happens inside the namespace.
@@ -160,13 +162,13 @@ impl fmt::Display for Level {
 /// Something the environment uses that is in none of its roots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Need {
-    /// Its absolute path, or a shared library's name.
+    /// Its absolute path.
     pub path: String,
-    /// What uses it.
-    pub needed_by: String,
-    /// Whether this host has it.
+    /// What needs it, for people.
+    pub why: String,
+    /// Whether the command will find it on this host.
     pub present: bool,
-    /// What is known about its version, here and where the environment was made.
+    /// What this host's says of its version, if it is an interpreter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
@@ -228,10 +230,23 @@ pub enum PlanError {
 
 /// Plans a run on the host that `host` and `facts` describe.
 ///
-/// Pure: it changes nothing and starts nothing. [`Plan::needs`] is left empty, since finding them reads the
-/// workspace itself.
+/// Pure: it changes nothing and starts nothing. [`Plan::needs`] is left open; [`prepare`] fills it in.
 pub fn plan(request: &Request, facts: &HostFacts, host: &dyn HostTree) -> Result<Plan, PlanError> {
     match Runtime::default() {
         Runtime::Process => process::plan(request, facts, host),
     }
 }
+
+/// Plans a run on this host and looks for what it `requires` from outside its roots: paths, each with what needs it.
+///
+/// Blocks on the disk and for the interpreters among them up to two seconds each.
+pub fn prepare(request: &Request, requires: &[(String, String)]) -> Result<Plan, PlanError> {
+    let facts = HostFacts::of_this_host(request.caller.uid);
+    let mut plan = plan(request, &facts, &ThisHost)?;
+    let seen = process::see(request, &facts, &ThisHost)?;
+    plan.needs = Some(needs::examine(&seen.layout, requires));
+    Ok(plan)
+}
+
+#[cfg(test)]
+mod tests;

@@ -251,15 +251,13 @@ impl TreeView {
         Ok(Attributes::new(entry, &*self.shown(entry)?, node, self.owner))
     }
 
-    /// The entry that stands for the inode of `entry`: the first of its names. A name under which something else is
-    /// shown than the inode's own content and mode stands for itself.
+    /// The entry that stands for the inode of `entry`: the first of its names. What git would act on has one name
+    /// only, which the manifest sees to, so it does not matter under which it is judged.
     fn shared<'m>(&'m self, entry: Entry<'m>) -> Result<Entry<'m>, ViewError> {
-        if entry.inode() == entry.index() {
-            return Ok(entry);
+        match entry.inode() {
+            own if own == entry.index() => Ok(entry),
+            first => self.manifest().entry(first).ok_or_else(|| self.failure()),
         }
-        let first = self.manifest().entry(entry.inode()).ok_or_else(|| self.failure())?;
-        let substitute = self.shown(&entry)?.is_substitute() || self.shown(&first)?.is_substitute();
-        Ok(if substitute { entry } else { first })
     }
 
     /// Why the manifest does not show an entry that was seen before.
@@ -318,3 +316,6 @@ fn whole(bytes: Bytes, size: u64, offset: u64, length: u32) -> Result<Bytes, Vie
         false => Err(ReadError::Corrupt("a read of the wrong length".into()).into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

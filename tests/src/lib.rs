@@ -9,8 +9,11 @@
 //! Namespaces need root (or a user namespace in which we are root); see `tests/README.md` for what runs without.
 
 pub mod binary;
+pub mod decoders;
+pub mod environment;
 pub mod host;
 pub mod link;
+pub mod node;
 pub mod oddities;
 pub mod program;
 pub mod substitution;

@@ -37,18 +37,51 @@ const SHOWN_IN_RUN: [&str; 3] = ["/run/nscd", "/run/opengl-driver", "/run/curren
 
 /// Plans a run. See [`super::plan`].
 pub(super) fn plan(request: &Request, facts: &HostFacts, host: &dyn HostTree) -> Result<Plan, PlanError> {
+    let seen = see(request, facts, host)?;
+    let level = level(request, facts);
+    Ok(Plan {
+        runtime: Runtime::Process,
+        sandbox: arguments(&seen.layout, &level),
+        inside: Inside {
+            command: request.command.clone(),
+            directory: request.directory.clone().unwrap_or_else(|| request.roots[0].origin.clone()),
+            environment: environment(request, seen.home, seen.runtime_directory),
+            search: request.search.clone(),
+            writable: seen.writable,
+        },
+        level,
+        needs: None,
+    })
+}
+
+/// What a command sees.
+pub(super) struct Seen<'h> {
+    pub(super) layout: Layout<'h>,
+    /// Where it may change files.
+    writable: Vec<String>,
+    home: String,
+    runtime_directory: String,
+}
+
+/// The tree that a command sees.
+pub(super) fn see<'h>(
+    request: &Request,
+    facts: &HostFacts,
+    host: &'h dyn HostTree,
+) -> Result<Seen<'h>, PlanError> {
     check(request)?;
-    let home = home_inside(&request.caller.home, &request.caller.name);
     let mut layout = Layout::new(host)?;
     let shown = ShownAnyway::find(&layout, request);
-    hide(&mut layout, request, facts, &shown)?;
-    let runtime_directory = format!("/run/user/{}", request.caller.uid);
     let mut writable = vec!["/dev".to_owned(), "/proc".to_owned()];
-    for private in ["/tmp", "/var/tmp", &runtime_directory] {
-        writable.push(layout.place(private, Mount::Empty { writable: true })?);
+    for scratch in ["/tmp", "/var/tmp"] {
+        writable.push(layout.place(scratch, Mount::Empty { writable: true })?);
     }
-    if !request.show_home {
-        writable.push(layout.place(&home, Mount::Empty { writable: true })?);
+    hide(&mut layout, request, facts, &shown);
+    let home = home_inside(&request.caller.home, &request.caller.name);
+    let runtime_directory = format!("/run/user/{}", request.caller.uid);
+    let own = (!request.show_home).then_some(&home);
+    for private in own.into_iter().chain([&runtime_directory]) {
+        writable.push(layout.place(private, Mount::Empty { writable: true })?);
     }
     layout.set("/proc", Mount::Proc);
     layout.set("/dev", Mount::Dev);
@@ -56,26 +89,21 @@ pub(super) fn plan(request: &Request, facts: &HostFacts, host: &dyn HostTree) ->
         layout.set(device, Mount::Device);
     }
     writable.extend(place_roots(&mut layout, request)?);
-    let fixed =
-        [("HOME", home), ("USER", request.caller.name.clone()), ("LOGNAME", request.caller.name.clone())]
-            .map(|(name, value)| (name.to_owned(), value));
-    let mut environment: BTreeMap<_, _> = fixed.into();
-    environment.insert("XDG_RUNTIME_DIR".to_owned(), runtime_directory);
+    Ok(Seen { layout, writable, home, runtime_directory })
+}
+
+/// The variables that say where things are inside, and the request's own.
+fn environment(request: &Request, home: String, runtime_directory: String) -> BTreeMap<String, String> {
+    let name = &request.caller.name;
+    let fixed = [
+        ("HOME", home),
+        ("USER", name.clone()),
+        ("LOGNAME", name.clone()),
+        ("XDG_RUNTIME_DIR", runtime_directory),
+    ];
+    let mut environment: BTreeMap<_, _> = fixed.map(|(name, value)| (name.to_owned(), value)).into();
     environment.extend(request.environment.clone());
-    let level = level(request, facts);
-    Ok(Plan {
-        runtime: Runtime::Process,
-        sandbox: arguments(&layout, &level),
-        inside: Inside {
-            command: request.command.clone(),
-            directory: request.directory.clone().unwrap_or_else(|| request.roots[0].origin.clone()),
-            environment,
-            search: request.search.clone(),
-            writable,
-        },
-        level,
-        needs: Vec::new(),
-    })
+    environment
 }
 
 fn check(request: &Request) -> Result<(), PlanError> {
@@ -141,12 +169,7 @@ fn and_real(layout: &Layout<'_>, path: &str) -> Vec<String> {
 }
 
 /// Hides homes, the node's state, `/run`, and what only root may read.
-fn hide(
-    layout: &mut Layout<'_>,
-    request: &Request,
-    facts: &HostFacts,
-    shown: &ShownAnyway,
-) -> Result<(), PlanError> {
+fn hide(layout: &mut Layout<'_>, request: &Request, facts: &HostFacts, shown: &ShownAnyway) {
     let own_home = (!request.show_home).then_some(&request.caller.home);
     let homes = facts.homes.iter().chain(own_home);
     // Where links lead is looked up first: once hidden, they are gone.
@@ -175,7 +198,6 @@ fn hide(
             _ => empty(layout, path),
         }
     }
-    Ok(())
 }
 
 /// True for a directory whose absence would leave the host's programs without something they need. Homes and `/run`

@@ -36,11 +36,6 @@ impl Shown {
         })
     }
 
-    /// True when something else than the entry itself is shown.
-    pub(super) fn is_substitute(&self) -> bool {
-        self.text.is_some() || self.disarmed
-    }
-
     /// What takes the place of the entry's content or target.
     pub(super) fn text(&self) -> Option<&Bytes> {
         self.text.as_ref()

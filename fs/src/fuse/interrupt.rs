@@ -17,7 +17,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(150);
 /// KILL, INT, TERM, HUP and QUIT as bits of a signal mask. Not timers, SIGURG or SIGCHLD: language runtimes receive
 /// those all the time and expect reads of files to survive them.
 const STOPPING: u64 = bit(9) | bit(2) | bit(15) | bit(1) | bit(3);
-const KILL: u64 = bit(9);
 
 const fn bit(signal: u32) -> u64 {
     1 << (signal - 1)
@@ -52,11 +51,10 @@ impl Caller {
         }
     }
 
+    /// An answer of EINTR ends a system call. In a page fault it is no SIGBUS: the signal's handler runs, and the access
+    /// is tried again (`filemap_fault` gives VM_FAULT_RETRY, and `fault_signal_pending` returns to the program).
     fn is_interrupted(self) -> bool {
-        let Ok(pending) = self.pending() else { return false };
-        // An error in a page fault is SIGBUS, so there only a caller that dies anyway is let go. Signals whose
-        // default action ends the process are SIGKILL here already (`complete_signal`, `kernel/signal.c`).
-        pending & KILL != 0 || (pending & STOPPING != 0 && !self.is_in_page_fault())
+        self.pending().is_ok_and(|pending| pending & STOPPING != 0)
     }
 
     /// The signals that are pending and not blocked.
@@ -65,12 +63,6 @@ impl Caller {
             return Ok(0);
         }
         Ok(pending(&std::fs::read_to_string(format!("/proc/{}/status", self.tid))?))
-    }
-
-    /// True when the caller is known to wait outside any system call.
-    fn is_in_page_fault(self) -> bool {
-        std::fs::read_to_string(format!("/proc/{}/syscall", self.tid))
-            .is_ok_and(|text| text.starts_with("-1 "))
     }
 }
 
@@ -105,7 +97,7 @@ mod tests {
         check(0, int, int, false);
         check(urg, urg, 0, false);
         check(urg | term, 0, int, true);
-        check(KILL, 0, 0, true);
+        check(bit(9), 0, 0, true);
     }
 
     #[test]

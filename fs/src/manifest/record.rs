@@ -61,6 +61,11 @@ impl Preamble {
         if u32_at(bytes, 8) != FORMAT {
             return Err(ManifestError::Invalid("the manifest has another format"));
         }
+        // Records address the heap with 32 bits; a larger one would also overflow the sums below.
+        let heap_bytes = u64_at(bytes, 32);
+        if heap_bytes > u64::from(u32::MAX) {
+            return Err(ManifestError::Invalid("the heap is too long"));
+        }
         let mut snapshot = [0; 32];
         snapshot.copy_from_slice(&bytes[64..96]);
         Ok(Self {
@@ -68,7 +73,7 @@ impl Preamble {
             roots: u32_at(bytes, 16),
             meta_bytes: u32_at(bytes, 20),
             left_out_bytes: u32_at(bytes, 24),
-            heap_bytes: u64_at(bytes, 32),
+            heap_bytes,
             blocks: u64_at(bytes, 40),
             file_bytes: u64_at(bytes, 48),
             snapshot: SnapshotId(Digest(snapshot)),

@@ -1,0 +1,187 @@
+//! Everything here that reads bytes somebody else may have written, under one signature: what the fuzz targets and the smoke
+//! test run.
+//!
+//! A decoder may refuse; it may not panic, allocate what it was merely promised, or accept what it would not write itself.
+//! The last is checked here where there is an encoder: whatever is accepted must survive being encoded and read again.
+
+use std::path::Path;
+
+use twinshare_daemon::{config::Config, discovery, workspace::WorkspaceFile};
+use twinshare_fs::{
+    git,
+    manifest::{Kind, Listing, Manifest, Receiver, frame},
+};
+use twinshare_transport::{Identity, protocol};
+
+mod seeds;
+
+pub use seeds::seeds;
+
+/// A decoder: its name, which is also that of its fuzz target and its corpus, and what runs it. The run panics when the decoder
+/// breaks a promise.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoder {
+    /// The name.
+    pub name: &'static str,
+    /// Reads any bytes.
+    pub run: fn(&[u8]),
+}
+
+/// All of them.
+pub const DECODERS: &[Decoder] = &[
+    Decoder { name: "manifest_frame", run: manifest_frame },
+    Decoder { name: "manifest_stream", run: manifest_stream },
+    Decoder { name: "manifest_file", run: manifest_file },
+    Decoder { name: "git_config", run: git_config },
+    Decoder { name: "request", run: request },
+    Decoder { name: "answer", run: answer },
+    Decoder { name: "beacon", run: beacon },
+    Decoder { name: "workspace_file", run: workspace_file },
+    Decoder { name: "node_config", run: node_config },
+];
+
+/// Runs the decoder called `name`.
+///
+/// # Panics
+/// When there is none, or when it breaks a promise.
+pub fn run(name: &str, bytes: &[u8]) {
+    let decoder = DECODERS.iter().find(|decoder| decoder.name == name);
+    (decoder.expect("the fuzz target names a decoder that exists").run)(bytes);
+}
+
+/// Both as it arrives and as the inside of a valid zstd frame, which no mutation would find.
+fn manifest_frame(bytes: &[u8]) {
+    let _ = frame::decode(bytes);
+    if let Ok(frame) = frame::decode(&compressed(bytes)) {
+        let again = frame::encode(&frame).and_then(|encoded| frame::decode(&encoded));
+        assert!(again.is_ok_and(|again| again == frame), "a frame changed by being written: {frame:?}");
+    }
+}
+
+/// A whole stream: each frame is a length of two bytes and so many bytes, which are compressed before they are received.
+fn manifest_stream(bytes: &[u8]) {
+    let mut frames = Vec::new();
+    let mut rest = bytes;
+    while let Some((length, after)) = rest.split_first_chunk::<2>() {
+        let (frame, after) = after.split_at(after.len().min(usize::from(u16::from_le_bytes(*length))));
+        frames.push(compressed(frame));
+        rest = after;
+    }
+    let Some((first, others)) = frames.split_first() else { return };
+    in_scratch(|path| {
+        let Ok(mut receiver) = Receiver::new(path, first) else { return };
+        for frame in others {
+            if receiver.accept(frame).is_err() {
+                break;
+            }
+        }
+        walk(&receiver.manifest());
+    });
+}
+
+fn manifest_file(bytes: &[u8]) {
+    in_scratch(|path| {
+        std::fs::write(path, bytes).expect("the scratch directory is writable");
+        if let Ok(manifest) = Manifest::open(path) {
+            walk(&manifest);
+        }
+    });
+}
+
+/// Asks a manifest everything that a mount asks it.
+fn walk(manifest: &Manifest) {
+    for entry in manifest.iter() {
+        let _ = (
+            entry.mode(),
+            entry.size(),
+            entry.mtime(),
+            entry.blocks(),
+            entry.extra(),
+            manifest.locate(entry.index()),
+        );
+        if entry.kind() == Kind::Directory
+            && let Listing::Known(children) = manifest.children(entry.index())
+        {
+            assert!(children.end <= manifest.entries(), "a directory has children beyond the manifest's end");
+            let _ = manifest.lookup(entry.index(), b"name");
+        }
+    }
+    let _ = (manifest.left_out(), manifest.meta(), manifest.file_bytes());
+}
+
+/// The keys git would run programs for, or send a user's password by.
+const NEVER_SHOWN: [&str; 12] = [
+    "fsmonitor",
+    "sshcommand",
+    "hookspath",
+    "pager",
+    "editor",
+    "askpass",
+    "helper",
+    "textconv",
+    "clean",
+    "smudge",
+    "process",
+    "proxycommand",
+];
+
+fn git_config(bytes: &[u8]) {
+    let shown = git::shown_config(bytes);
+    let keys = shown
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.split(|byte| *byte == b'=').next().unwrap_or_default());
+    for key in keys {
+        let key = String::from_utf8_lossy(key).trim().to_lowercase();
+        assert!(!NEVER_SHOWN.contains(&key.as_str()), "{key} is shown");
+    }
+}
+
+fn request(bytes: &[u8]) {
+    if let Ok(request) = protocol::decode_request(bytes) {
+        let again = request.encode().and_then(|encoded| protocol::decode_request(&encoded));
+        assert!(again.is_ok_and(|again| again == request), "a request changed by being written: {request:?}");
+    }
+}
+
+fn answer(bytes: &[u8]) {
+    if let Ok(answer) = protocol::decode_answer(bytes) {
+        let again = answer.encode().and_then(|encoded| protocol::decode_answer(&encoded));
+        assert!(again.is_ok_and(|again| again == answer), "an answer changed by being written: {answer:?}");
+    }
+}
+
+/// What every signed part of a beacon begins from (the discovery module's documentation has the format).
+const BEACON_CONTEXT: &str = "twinshare beacon 1";
+
+/// Both as it arrives and as the JSON inside of a beacon with a valid signature, which anybody can make.
+fn beacon(bytes: &[u8]) {
+    let _ = discovery::sender(bytes);
+    let identity = Identity::generate().expect("the system has random bytes");
+    let packed = compressed(bytes);
+    let signature = identity.sign(BEACON_CONTEXT, &packed);
+    let signed = [b"TWB\x01".as_slice(), &identity.public_key().0, &signature, &packed].concat();
+    if let Some(sender) = discovery::sender(&signed) {
+        assert!(sender == identity.peer_id(), "a beacon is taken for somebody else's");
+    }
+}
+
+fn workspace_file(bytes: &[u8]) {
+    if let Ok(text) = str::from_utf8(bytes) {
+        let _ = WorkspaceFile::parse(text, Path::new("/workspace/twinshare.yaml"));
+    }
+}
+
+fn node_config(bytes: &[u8]) {
+    if let Ok(text) = str::from_utf8(bytes) {
+        let _ = Config::parse(text, Path::new("/home/config.yaml"));
+    }
+}
+
+fn compressed(bytes: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(bytes, 1).expect("compressing into memory cannot fail")
+}
+
+fn in_scratch(act: impl FnOnce(&Path)) {
+    let scratch = tempfile::tempdir().expect("the temporary directory is writable");
+    act(&scratch.path().join("manifest"));
+}
