@@ -29,12 +29,19 @@ pub enum Who {
 pub struct User<'host> {
     host: &'host Host,
     who: Who,
+    isolated: Option<&'host str>,
 }
 
 impl<'host> User<'host> {
     /// The user `who` of `host`.
     pub fn new(host: &'host Host, who: Who) -> User<'host> {
-        User { host, who }
+        User { host, who, isolated: None }
+    }
+
+    /// The same user with a node whose whole state lies in the directory `home`.
+    #[must_use]
+    pub fn isolated(self, home: &'host str) -> User<'host> {
+        User { isolated: Some(home), ..self }
     }
 
     /// The host.
@@ -59,7 +66,11 @@ impl<'host> User<'host> {
 
     /// A twinshare command.
     pub fn twinshare(&self, args: &[&str]) -> Program {
-        self.program("twinshare").args(args)
+        let program = self.program("twinshare").args(args);
+        match self.isolated {
+            Some(home) => program.env("TWINSHARE_HOME", home),
+            None => program,
+        }
     }
 
     /// Runs a twinshare command that has to succeed, and returns what it printed.
@@ -106,8 +117,9 @@ impl<'host> User<'host> {
 
     /// The log of the node, for messages.
     pub fn log(&self) -> String {
-        let script = "tail -n 60 $(find .local/state/twinshare -name '*.log*' -type f) 2>&1";
-        match self.program("sh").args(["-c", script]).run(COMMAND_BOUND) {
+        let state = self.isolated.unwrap_or(".local/state/twinshare");
+        let script = format!("tail -n 60 $(find {state} -name '*.log*' -type f) 2>&1");
+        match self.program("sh").args(["-c", &script]).run(COMMAND_BOUND) {
             Ok(ended) => ended.told(),
             Err(error) => error.to_string(),
         }

@@ -166,10 +166,36 @@ fn git_config(tree: &mut Tree, facts: &Facts) {
 }
 
 fn git_hook(tree: &mut Tree, _: &Facts) {
-    let hook = |path: &str| path.contains(".git/hooks/");
-    tree.iter_mut()
-        .filter(|(path, entry)| entry.kind == Kind::File && hook(path))
-        .for_each(|(_, entry)| entry.mode &= !0o111);
+    let hooks: Vec<String> = tree
+        .iter()
+        .filter(|(path, entry)| entry.kind == Kind::File && is_hook(tree, path))
+        .map(|(path, _)| path.clone())
+        .collect();
+    for path in hooks {
+        if let Some(entry) = tree.get_mut(&path) {
+            entry.mode &= !0o111;
+        }
+    }
+}
+
+fn is_hook(tree: &Tree, path: &str) -> bool {
+    let parent = path.rsplit_once('/').and_then(|(parent, _)| parent.rsplit_once('/'));
+    parent.is_some_and(|(repository, name)| name == "hooks" && is_repository(tree, repository))
+}
+
+/// What git takes for a repository: a directory called `.git`, or one that holds `objects` and `refs`.
+fn is_repository(tree: &Tree, path: &str) -> bool {
+    let holds = |name: &str| tree.contains_key(&format!("{path}/{name}"));
+    path == ".git" || path.ends_with("/.git") || (holds("objects") && holds("refs"))
+}
+
+/// The quoted paths of all git configurations in a tree.
+pub fn git_configs(tree: &Tree) -> impl Iterator<Item = &String> {
+    let is_config = |path: &str| {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        name == "config.worktree" || (name == "config" && is_repository(tree, parent))
+    };
+    tree.iter().filter(move |(path, entry)| entry.kind == Kind::File && is_config(path)).map(|(path, _)| path)
 }
 
 fn directory_size(tree: &mut Tree, _: &Facts) {

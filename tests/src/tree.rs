@@ -266,6 +266,31 @@ fn spelled(error: &io::Error) -> String {
     error.to_string()
 }
 
+/// What is left of a description for its owner without root's privileges: where the owner's own permission bits deny it, reading,
+/// listing and entering fail.
+pub fn as_owner_sees(tree: &Tree) -> Tree {
+    let denied = spelled(&io::Error::from(Errno::ACCESS));
+    let mut seen = tree.clone();
+    let closed = |wanted: u32| {
+        move |(path, entry): (&String, &Entry)| {
+            (entry.kind == Kind::Directory && entry.mode & wanted != wanted).then(|| format!("{path}/"))
+        }
+    };
+    let hidden: Vec<String> = tree.iter().filter_map(closed(0o500)).collect();
+    seen.retain(|path, _| !hidden.iter().any(|above| path.starts_with(above.as_str())));
+    for entry in seen.values_mut() {
+        match entry.kind {
+            Kind::Directory if entry.mode & 0o400 == 0 => entry.listing = Some(denied.clone()),
+            Kind::File if entry.mode & 0o400 == 0 => {
+                entry.data = Some(Err(denied.clone()));
+                entry.content = Some(Err(denied.clone()));
+            }
+            _ => {}
+        }
+    }
+    seen
+}
+
 /// Reads back what `twinshare-observe` printed.
 ///
 /// # Errors
