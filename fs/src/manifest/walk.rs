@@ -122,7 +122,7 @@ pub enum WalkError {
 /// Walks `roots`, the workspace first and then its companions, and puts [`MANIFEST_FILE`] and [`STAMPS_FILE`] into
 /// `directory`, durably, the manifest first.
 ///
-/// A companion that lies inside the workspace or inside another companion is not walked twice: it is left out of the
+/// A companion whose path lies inside the workspace or inside another companion is not walked twice: it is left out of the
 /// roots and named in [`Walked::merged`]. One that contains the workspace is refused. Blocks for as long as the walk
 /// takes (100,000 files: about half a second of each of two cores when the metadata is cached).
 pub fn build(directory: &Path, roots: &[PathBuf], options: &WalkOptions<'_>) -> Result<Walked, WalkError> {

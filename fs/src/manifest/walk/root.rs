@@ -56,8 +56,11 @@ pub(super) fn open(paths: &[PathBuf]) -> Result<(Vec<Root>, Vec<PathBuf>), WalkE
     }
     let (mut roots, mut merged) = (Vec::new(), Vec::new());
     for (i, path) in paths.iter().enumerate() {
-        let inside =
-            |(j, other): (usize, &PathBuf)| real[i].starts_with(other) && (real[i] != *other || j < i);
+        // One that is the same directory under another path (a link's) is a root of its own: whatever names it by
+        // that path must find it there.
+        let inside = |(j, other): (usize, &PathBuf)| {
+            real[i].starts_with(other) && path.starts_with(&paths[j]) && (real[i] != *other || j < i)
+        };
         match real.iter().enumerate().any(inside) {
             true => merged.push(path.clone()),
             false => roots.push(open_one(path).map_err(at(path))?),

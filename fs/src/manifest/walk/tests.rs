@@ -263,6 +263,22 @@ fn a_directory_of_many_files_is_one_listing() {
 }
 
 #[test]
+fn a_companion_under_two_paths_is_two_roots() {
+    let place = Place::new();
+    place.write("w/f", "");
+    place.write("python-3.11.9/bin/python", "x");
+    symlink(place.at("python-3.11.9"), place.at("python-3.11")).unwrap();
+    let paths = ["w", "python-3.11", "python-3.11.9"].map(|name| place.at(name));
+    let walked = place.walk_roots(&paths, 2, &[]).unwrap();
+    assert!(walked.merged.is_empty());
+    let expected = paths.map(|path| path.into_os_string().into_encoded_bytes());
+    assert_eq!(walked.manifest.meta().roots, expected);
+    for root in [1, 2] {
+        assert!(walked.manifest.lookup(EntryIndex(root), b"bin").unwrap().is_some());
+    }
+}
+
+#[test]
 fn companions_are_roots_unless_they_lie_in_one() {
     let place = Place::new();
     for name in ["w/sub", "c/in", "other"] {
