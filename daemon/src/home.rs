@@ -32,6 +32,7 @@ pub struct Home {
     state: PathBuf,
     cache: PathBuf,
     files: PathBuf,
+    variables: Vec<(&'static str, PathBuf)>,
 }
 
 /// Why a node cannot use its directories.
@@ -87,6 +88,7 @@ impl Home {
             state: directory.join("state"),
             cache: directory.join("cache"),
             files: directory.join("files"),
+            variables: vec![(HOME_VARIABLE, directory.into())],
         }
     }
 
@@ -100,13 +102,25 @@ impl Home {
             return Err(HomeError::Unknown);
         }
         let home = path("HOME").ok_or(HomeError::Unknown)?;
-        let xdg = |name, fallback| path(name).unwrap_or_else(|| home.join(fallback)).join("twinshare");
+        let xdg = |name, fallback| path(name).unwrap_or_else(|| home.join(fallback));
+        let [config, state, cache] = [
+            ("XDG_CONFIG_HOME", ".config"),
+            ("XDG_STATE_HOME", ".local/state"),
+            ("XDG_CACHE_HOME", ".cache"),
+        ]
+        .map(|(name, fallback)| (name, xdg(name, fallback)));
         Ok(Self {
-            config: xdg("XDG_CONFIG_HOME", ".config"),
-            state: xdg("XDG_STATE_HOME", ".local/state"),
-            cache: xdg("XDG_CACHE_HOME", ".cache"),
+            config: config.1.join("twinshare"),
+            state: state.1.join("twinshare"),
+            cache: cache.1.join("twinshare"),
             files: home.join("twinshare"),
+            variables: vec![(HOME_VARIABLE, PathBuf::new()), ("HOME", home), config, state, cache],
         })
+    }
+
+    /// The environment variables by which another process finds this home, whatever it inherits.
+    pub fn variables(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        self.variables.iter().map(|(name, value)| (*name, value.as_path()))
     }
 
     /// Creates the directories that are missing and checks those that exist.
@@ -123,6 +137,11 @@ impl Home {
     /// The directories that hold the node's own things: never walked, shared or mounted over.
     pub fn own_directories(&self) -> [&Path; 3] {
         [&self.config, &self.state, &self.cache]
+    }
+
+    /// Where its state lies: the key, the registry, the log, the sockets.
+    pub fn state(&self) -> &Path {
+        &self.state
     }
 
     /// The configuration file, which need not exist.
@@ -311,6 +330,25 @@ mod tests {
         check(&[], None);
         check(&[("HOME", "u")], None);
         check(&[("HOME", "/u"), (HOME_VARIABLE, "h")], None);
+    }
+
+    #[test]
+    fn its_variables_lead_another_process_to_it() {
+        let environments: [&[(&str, &str)]; 3] =
+            [&[("HOME", "/u")], &[("HOME", "/u"), ("XDG_STATE_HOME", "/s")], &[(HOME_VARIABLE, "/h")]];
+        for environment in environments {
+            let of =
+                |wanted: &str| environment.iter().find(|(name, _)| *name == wanted).map(|(_, v)| v.into());
+            let home = Home::resolve(of).unwrap();
+            // The other process has inherited an isolated home.
+            let inherited = |name: &str| (name == HOME_VARIABLE).then(|| "/other".into());
+            let passed: Vec<_> = home.variables().collect();
+            let found = Home::resolve(|name| {
+                let passed = passed.iter().find(|(passed, _)| *passed == name);
+                passed.map(|(_, value)| value.as_os_str().to_owned()).or_else(|| inherited(name))
+            });
+            assert_eq!(found.unwrap(), home);
+        }
     }
 
     #[test]
