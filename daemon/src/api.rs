@@ -7,18 +7,24 @@
 //! local: the socket admits the node's own user and root, and nothing here listens on a network.
 
 mod clones;
+mod doctor;
 mod error;
 mod extract;
 mod mounts;
 mod node;
 mod openapi;
 mod operations;
+mod peers;
 mod problem;
 pub mod replica_control;
+mod replicas;
 mod request;
 mod routes;
+mod runs;
 pub mod server;
+mod shares;
 pub mod wire;
+mod workspaces;
 
 pub use error::ApiError;
 pub use routes::router;

@@ -16,10 +16,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::wire::{
-    AddPeer, Check, CloneRequest, CreateWorkspace, Health, List, MountRequest, NodeStatus, Operation, Peer,
-    RemoteWorkspaces, Replica, RunPlan, RunRequest, Share, ShareRequest, Version, Workspace,
+    AddPeer, Check, CloneRequest, CreateWorkspace, CreatedWorkspace, Health, List, MountRequest, NodeStatus,
+    Operation, Peer, RemoteWorkspaces, Replica, RunRequest, Share, ShareRequest, Version, Workspace,
     WorkspaceDetails,
 };
+use crate::runtime::Plan;
 use connection::Call;
 pub use error::ClientError;
 
@@ -84,6 +85,11 @@ impl Client {
         self.list("/peers").await
     }
 
+    /// The same after asking the network who is there, and waiting a moment for the answers.
+    pub async fn discover(&self) -> Result<Vec<Peer>> {
+        self.list("/peers?ask=true").await
+    }
+
     /// Greets the node at an address (`host[:port]`) and remembers it.
     pub async fn add_peer(&self, address: &str) -> Result<Peer> {
         self.send(Method::POST, "/peers", &AddPeer { address: address.to_owned() }).await
@@ -95,7 +101,7 @@ impl Client {
     }
 
     /// Registers a directory as a workspace.
-    pub async fn create_workspace(&self, request: &CreateWorkspace) -> Result<WorkspaceDetails> {
+    pub async fn create_workspace(&self, request: &CreateWorkspace) -> Result<CreatedWorkspace> {
         self.send(Method::POST, "/workspaces", request).await
     }
 
@@ -169,7 +175,7 @@ impl Client {
     }
 
     /// How to run a command in a workspace; the caller then does it.
-    pub async fn plan_run(&self, request: &RunRequest) -> Result<RunPlan> {
+    pub async fn plan_run(&self, request: &RunRequest) -> Result<Plan> {
         self.send(Method::POST, "/runs", request).await
     }
 
@@ -266,20 +272,4 @@ fn encode(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(target: String, expected: &str) {
-        assert_eq!(target, expected);
-        assert!(target.parse::<hyper::Uri>().is_ok(), "{target}");
-    }
-
-    #[test]
-    fn targets_carry_any_name() {
-        check(path(["workspaces", "gpt4-demo"]), "/workspaces/gpt4-demo");
-        check(path(["workspaces", "a/b c?ü"]), "/workspaces/a%2Fb%20c%3F%C3%BC");
-        check(query("/x", &[("name", None), ("peer", None)]), "/x");
-        check(query("/x", &[("name", Some("a&b=c")), ("peer", Some("p"))]), "/x?name=a%26b%3Dc&peer=p");
-    }
-}
+mod tests;

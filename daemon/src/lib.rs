@@ -13,6 +13,7 @@ pub mod log;
 pub mod node;
 pub mod operation;
 pub mod registry;
+pub mod replica;
 pub mod runtime;
 pub mod share;
 pub mod snapshot;

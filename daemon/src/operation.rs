@@ -165,6 +165,12 @@ impl Operations {
         let _ = tokio::time::timeout(bound, all_final).await;
     }
 
+    /// How many wait for news of the operation.
+    #[cfg(test)]
+    pub(crate) fn watchers(&self, id: &str) -> usize {
+        lock(&self.table).find(id).map_or(0, |entry| entry.shown.receiver_count())
+    }
+
     fn watch(&self, id: &str) -> Option<watch::Receiver<Operation>> {
         lock(&self.table).find(id).map(|entry| entry.shown.subscribe())
     }

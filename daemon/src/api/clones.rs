@@ -5,10 +5,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::error::ApiError;
-use super::extract::Path;
-use super::mounts::{detach, find};
+use super::extract::{Body, Path};
+use super::replicas::{Asked, Begun, begin, detach, find};
+use super::request::RequestId;
 use super::routes::Shared;
-use super::wire::{List, Problem, Replica, ReplicaKind};
+use super::wire::{CloneRequest, List, Operation, Problem, Replica, ReplicaKind};
 
 /// The clones here, oldest first.
 #[utoipa::path(get, path = "/clones", tag = "clones", responses(
@@ -16,6 +17,26 @@ use super::wire::{List, Problem, Replica, ReplicaKind};
 ))]
 pub(super) async fn list(State(node): State<Shared>) -> Json<List<Replica>> {
     Json(node.replicas().list(ReplicaKind::Clone).await.into())
+}
+
+/// Begins to clone a peer's workspace; the operation's result is the clone.
+#[utoipa::path(post, path = "/clones", tag = "clones", request_body = CloneRequest,
+    responses(
+        (status = 202, description = "Begun; `location` leads to the operation", body = Operation),
+        (status = 403, description = "`peer_refused`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_peer`, `no_such_remote_workspace`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`ambiguous_name`, with `candidates`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_name`, `invalid_when_gone`, `relative_path`", body = Problem, content_type = "application/problem+json"),
+        (status = 502, description = "`peer_unreachable`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn create(
+    State(node): State<Shared>,
+    id: RequestId,
+    Body(asked): Body<CloneRequest>,
+) -> Result<Begun, ApiError> {
+    let CloneRequest { workspace, directory, when_gone, settle } = asked;
+    begin(&node, id, Asked { kind: ReplicaKind::Clone, workspace, directory, when_gone, settle }).await
 }
 
 /// One clone.

@@ -4,13 +4,22 @@
 //! becomes on the wire is decided in [`problem`](super::problem) alone.
 
 use std::error::Error;
+use std::path::PathBuf;
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{Method, StatusCode};
 
+use twinshare_transport::client::CallError;
+
 use super::replica_control::ReplicaError;
 use super::wire::ReplicaKind;
+use crate::node::AddressError;
 use crate::operation::TableFull;
+use crate::registry::RegistryError;
+use crate::runtime::PlanError;
+use crate::share::ShareError;
+use crate::workspace::{BadWorkspaceName, CompanionError, CreateError, FileError, PlaceError};
+use twinshare_fs::replica::NotAWhenGone;
 
 /// Why a request failed. The text is for whoever asked; the node's log also has the chain of causes.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +56,91 @@ pub enum ApiError {
     /// The request took longer than any may.
     #[error("the request took longer than {0} seconds and was given up")]
     TimedOut(u64),
+    /// The text is not the name of a workspace, or not `[PEER/]NAME`.
+    #[error(transparent)]
+    InvalidName(#[from] BadWorkspaceName),
+    /// The text says nothing of what to do while the peer is away.
+    #[error("`when_gone`: {0}")]
+    InvalidWhenGone(NotAWhenGone),
+    /// The path is not absolute.
+    #[error("`{0}` is not an absolute path")]
+    RelativePath(String),
+    /// The text is not an address, or its host is unknown.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The address is this node's own.
+    #[error("the node at {0} is this one")]
+    OwnAddress(String),
+    /// Nobody known is called so.
+    #[error("no peer is called `{0}`")]
+    NoSuchPeer(String),
+    /// None of the peers that answered offers a workspace of the name.
+    #[error("no peer offers `{workspace}` ({asked} asked{})", silent_text(silent))]
+    NoSuchRemoteWorkspace {
+        /// The name.
+        workspace: String,
+        /// How many peers were asked.
+        asked: usize,
+        /// Who of them did not answer.
+        silent: Vec<String>,
+    },
+    /// Several peers offer a workspace of the name.
+    #[error("`{name}` is offered by several peers: {}", candidates.join(", "))]
+    AmbiguousName {
+        /// What was asked for.
+        name: String,
+        /// The full names among which to choose.
+        candidates: Vec<String>,
+    },
+    /// The peer offers the workspace, but not to this node.
+    #[error("{0} is not open to this node")]
+    NotAdmitted(String),
+    /// A peer did not answer, or not as it should.
+    #[error("{peer}: {error}")]
+    Call {
+        /// The peer's name or address.
+        peer: String,
+        /// What happened.
+        error: CallError,
+    },
+    /// The registry refused or failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The directory cannot become a workspace.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// The directory cannot be shared.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The workspace's file is missing or wrong.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A companion cannot be shared.
+    #[error(transparent)]
+    Companion(#[from] CompanionError),
+    /// A workspace is not shared, or not any more.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// Nothing here is called so.
+    #[error("`{0}` is neither a workspace of this node nor mounted here")]
+    NotHere(String),
+    /// The directory is in no workspace.
+    #[error("{0} lies in no workspace, mount or clone of this node")]
+    NotInWorkspace(String),
+    /// The mount or clone is not served at present.
+    #[error("{directory} is not mounted now{}", detail.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    NotServed {
+        /// Where it would be.
+        directory: String,
+        /// Why, where that is known.
+        detail: Option<String>,
+    },
+    /// A path that has to travel as text is none.
+    #[error("{} is not UTF-8, so no command can be run there", .0.display())]
+    NotUtf8(PathBuf),
+    /// A run cannot be planned.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// No operation has this id (any more).
     #[error("there is no operation {0}")]
     NoSuchOperation(String),
@@ -85,6 +179,13 @@ impl ApiError {
             cause = next.source();
         }
         text
+    }
+}
+
+fn silent_text(silent: &[String]) -> String {
+    match silent {
+        [] => String::new(),
+        silent => format!("; no answer from {}", silent.join(", ")),
     }
 }
 

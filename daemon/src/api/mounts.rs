@@ -5,10 +5,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::error::ApiError;
-use super::extract::Path;
-use super::replica_control::ReplicaError;
+use super::extract::{Body, Path};
+use super::replicas::{Asked, Begun, begin, detach, find};
+use super::request::RequestId;
 use super::routes::Shared;
-use super::wire::{List, Problem, Replica, ReplicaKind};
+use super::wire::{List, MountRequest, Operation, Problem, Replica, ReplicaKind};
 
 /// The views mounted here, oldest first.
 #[utoipa::path(get, path = "/mounts", tag = "mounts", responses(
@@ -16,6 +17,26 @@ use super::wire::{List, Problem, Replica, ReplicaKind};
 ))]
 pub(super) async fn list(State(node): State<Shared>) -> Json<List<Replica>> {
     Json(node.replicas().list(ReplicaKind::View).await.into())
+}
+
+/// Begins to mount a peer's workspace as a read-only view; the operation's result is the mount.
+#[utoipa::path(post, path = "/mounts", tag = "mounts", request_body = MountRequest,
+    responses(
+        (status = 202, description = "Begun; `location` leads to the operation", body = Operation),
+        (status = 403, description = "`peer_refused`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_peer`, `no_such_remote_workspace`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`ambiguous_name`, with `candidates`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_name`, `invalid_when_gone`, `relative_path`", body = Problem, content_type = "application/problem+json"),
+        (status = 502, description = "`peer_unreachable`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn create(
+    State(node): State<Shared>,
+    id: RequestId,
+    Body(asked): Body<MountRequest>,
+) -> Result<Begun, ApiError> {
+    let MountRequest { workspace, directory, when_gone } = asked;
+    begin(&node, id, Asked { kind: ReplicaKind::View, workspace, directory, when_gone, settle: false }).await
 }
 
 /// One mounted view.
@@ -47,20 +68,4 @@ pub(super) async fn remove(
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     detach(&node, ReplicaKind::View, id).await
-}
-
-/// The replica with this id, if it is of the kind asked for.
-pub(super) async fn find(node: &Shared, kind: ReplicaKind, id: String) -> Result<Replica, ApiError> {
-    match node.replicas().status(&id).await {
-        Ok(replica) if replica.kind == kind => Ok(replica),
-        Ok(_) | Err(ReplicaError::NoSuchReplica(_)) => Err(ApiError::NoSuchReplica { kind, id }),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Ends the replica with this id, if it is of the kind asked for.
-pub(super) async fn detach(node: &Shared, kind: ReplicaKind, id: String) -> Result<StatusCode, ApiError> {
-    let replica = find(node, kind, id).await?;
-    node.replicas().detach(&replica.id).await?;
-    Ok(StatusCode::NO_CONTENT)
 }

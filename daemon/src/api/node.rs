@@ -4,8 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use super::error::ApiError;
 use super::routes::Shared;
-use super::wire::{Health, Version};
+use super::wire::{Health, NodeStatus, Version};
 
 /// Whether the node is there and ready.
 #[utoipa::path(get, path = "/health", tag = "node", responses(
@@ -23,6 +24,14 @@ pub(super) async fn health(State(node): State<Shared>) -> Json<Health> {
 pub(super) async fn version() -> Json<Version> {
     let protocol = String::from_utf8_lossy(twinshare_transport::protocol::ALPN).into_owned();
     Json(Version { version: env!("CARGO_PKG_VERSION").to_owned(), api: "v1".to_owned(), protocol })
+}
+
+/// Who the node is and what it holds.
+#[utoipa::path(get, path = "/node", tag = "node", responses(
+    (status = 200, description = "The node", body = NodeStatus),
+))]
+pub(super) async fn status(State(node): State<Shared>) -> Result<Json<NodeStatus>, ApiError> {
+    Ok(Json(node.status().await?))
 }
 
 /// Stops the node. Mounts and running programs stay; the socket is gone when it has stopped.

@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use super::wire;
-use super::{clones, mounts, node, operations};
+use super::{clones, doctor, mounts, node, operations, peers, runs, shares, workspaces};
 
 /// The document. Every handler is named here; a test compares it with the routes' table.
 #[derive(OpenApi)]
@@ -12,9 +12,12 @@ use super::{clones, mounts, node, operations};
     info(title = "twinshare node", version = "1", description = "What a node is asked on its own machine."),
     servers((url = "/api/v1", description = "On the Unix socket `run/api.sock` of the node's state directory")),
     paths(
-        node::health, node::version, document, node::stop,
-        mounts::list, mounts::show, mounts::remove,
-        clones::list, clones::show, clones::remove,
+        node::health, node::version, document, node::status, node::stop, doctor::examine,
+        peers::list, peers::add, peers::workspaces,
+        workspaces::list, workspaces::create, workspaces::show, shares::forget, shares::put, shares::delete,
+        mounts::list, mounts::create, mounts::show, mounts::remove,
+        clones::list, clones::create, clones::show, clones::remove,
+        runs::plan,
         operations::list, operations::show, operations::cancel,
     ),
     components(schemas(wire::Problem)),

@@ -7,8 +7,16 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
+use twinshare_transport::client::CallError;
+
 use super::replica_control::ReplicaError;
 use super::wire::Problem;
+use crate::node::AddressError;
+use crate::registry::RegistryError;
+use crate::runtime::PlanError;
+use crate::share::ShareError;
+use crate::snapshot::SnapshotError;
+use crate::workspace::{CreateError, FileError, PlaceError};
 
 /// What is the same each time an error of one kind occurs.
 struct Kind {
@@ -87,6 +95,90 @@ impl ApiError {
                 "Request timed out",
                 "`twinshare doctor` and the node's log may say why",
             ),
+            Self::InvalidName(_) => kind(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_name",
+                "Invalid name",
+                "a workspace of a peer is named `NAME` or `PEER/NAME`",
+            ),
+            Self::InvalidWhenGone(_) => kind(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_when_gone",
+                "Invalid option",
+                "the default is `wait=10s`",
+            ),
+            Self::RelativePath(_) => kind(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "relative_path",
+                "Path is not absolute",
+                "the node does not know the caller's working directory: send the whole path",
+            ),
+            Self::Address(AddressError::Form(_)) => {
+                kind(StatusCode::UNPROCESSABLE_ENTITY, "invalid_address", "Invalid address", DOCUMENTED)
+            }
+            Self::Address(AddressError::UnknownHost { .. }) => kind(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "unknown_host",
+                "Unknown host",
+                "check the spelling, or use the address",
+            ),
+            Self::OwnAddress(_) => kind(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "own_address",
+                "Own address",
+                "a node need not be told of itself",
+            ),
+            Self::NoSuchPeer(_) => kind(
+                StatusCode::NOT_FOUND,
+                "no_such_peer",
+                "No such peer",
+                "`twinshare p2p discover` lists those that are seen; `twinshare p2p add HOST` adds others",
+            ),
+            Self::NoSuchRemoteWorkspace { .. } => kind(
+                StatusCode::NOT_FOUND,
+                "no_such_remote_workspace",
+                "No peer offers it",
+                "`twinshare workspace list --remote` shows what is offered",
+            ),
+            Self::AmbiguousName { .. } => kind(
+                StatusCode::CONFLICT,
+                "ambiguous_name",
+                "Name is not unique",
+                "use one of the full names, `PEER/NAME`",
+            ),
+            Self::NotAdmitted(_) => peer_refused(),
+            Self::Call { error, .. } => call_kind(error),
+            Self::Registry(error) => registry_kind(error),
+            Self::Create(error) => create_kind(error),
+            Self::Place(error) => place_kind(error),
+            Self::File(error) => file_kind(error),
+            Self::Companion(_) => unusable_companion(),
+            Self::Share(error) => share_kind(error),
+            Self::NotHere(_) => kind(
+                StatusCode::NOT_FOUND,
+                "not_here",
+                "Not on this machine",
+                "mount it first: `twinshare mount [PEER/]NAME`",
+            ),
+            Self::NotInWorkspace(_) => kind(
+                StatusCode::NOT_FOUND,
+                "not_in_workspace",
+                "Not in a workspace",
+                "`twinshare workspace list` shows the directories that are",
+            ),
+            Self::NotServed { .. } => kind(
+                StatusCode::CONFLICT,
+                "not_served",
+                "Not mounted now",
+                "mount it again; the replica's log says why it ended",
+            ),
+            Self::NotUtf8(_) => kind(
+                StatusCode::CONFLICT,
+                "not_utf8",
+                "Path is not text",
+                "give the directory a name in UTF-8",
+            ),
+            Self::Plan(error) => plan_kind(error),
             Self::NoSuchOperation(_) => kind(
                 StatusCode::NOT_FOUND,
                 "no_such_operation",
@@ -101,17 +193,15 @@ impl ApiError {
             ),
             Self::NoSuchReplica { .. } => no_such_replica(),
             Self::Replica(error) => replica_kind(error),
-            Self::Internal(_) => kind(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "Internal error",
-                "the node's log says more; look there for the request's id",
-            ),
+            Self::Internal(_) => internal(),
         }
     }
 
     fn candidates(&self) -> &[String] {
-        &[]
+        match self {
+            Self::AmbiguousName { candidates, .. } => candidates,
+            _ => &[],
+        }
     }
 
     fn users(&self) -> &[String] {
@@ -146,18 +236,8 @@ fn replica_kind(error: &ReplicaError) -> Kind {
             "In use",
             "leave the directory and close its files in the programs named, then try again",
         ),
-        ReplicaError::Unreachable(_) => kind(
-            StatusCode::BAD_GATEWAY,
-            "peer_unreachable",
-            "Peer cannot be reached",
-            "is its node running? `twinshare p2p discover` shows who is seen; `twinshare doctor` checks this side",
-        ),
-        ReplicaError::Refused(_) => kind(
-            StatusCode::FORBIDDEN,
-            "peer_refused",
-            "Peer refused",
-            "ask its owner to share the workspace: `twinshare workspace share NAME --open`",
-        ),
+        ReplicaError::Unreachable(_) => peer_unreachable(),
+        ReplicaError::Refused(_) => peer_refused(),
         ReplicaError::Unsupported(_) => kind(
             StatusCode::NOT_IMPLEMENTED,
             "unsupported_here",
@@ -173,6 +253,182 @@ fn replica_kind(error: &ReplicaError) -> Kind {
             "Mount or clone failed",
             "the node's log and the replica's own say more",
         ),
+    }
+}
+
+fn peer_unreachable() -> Kind {
+    kind(
+        StatusCode::BAD_GATEWAY,
+        "peer_unreachable",
+        "Peer cannot be reached",
+        "is its node running? `twinshare p2p discover` shows who is seen; `twinshare doctor` checks this side",
+    )
+}
+
+fn peer_refused() -> Kind {
+    kind(
+        StatusCode::FORBIDDEN,
+        "peer_refused",
+        "Peer refused",
+        "ask its owner to share the workspace: `twinshare workspace share NAME --open`",
+    )
+}
+
+fn call_kind(error: &CallError) -> Kind {
+    match error {
+        CallError::Unreachable(_) | CallError::Deadline(_) => peer_unreachable(),
+        CallError::Refused(_) => peer_refused(),
+        CallError::OtherPeer { .. } => kind(
+            StatusCode::BAD_GATEWAY,
+            "other_peer",
+            "Another node answers",
+            "the node there has another key than before: ask its owner why before you add it anew",
+        ),
+        CallError::Invalid(_) => kind(
+            StatusCode::BAD_GATEWAY,
+            "peer_protocol",
+            "Peer speaks another protocol",
+            "install the same version of twinshare on both sides",
+        ),
+    }
+}
+
+fn create_kind(error: &CreateError) -> Kind {
+    match error {
+        CreateError::Place(error) => place_kind(error),
+        CreateError::File(error) => file_kind(error),
+        CreateError::NameDiffers { .. } => kind(
+            StatusCode::CONFLICT,
+            "name_differs",
+            "File says another name",
+            "the name in `twinshare.yaml` is the workspace's: change it there",
+        ),
+        CreateError::NoName { .. } => kind(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_name",
+            "Invalid name",
+            "choose a name with `--name`",
+        ),
+        CreateError::Write { .. } => kind(
+            StatusCode::CONFLICT,
+            "unusable_place",
+            "Directory cannot be used",
+            "a workspace's directory must be writable once, for its `twinshare.yaml`; or put one there yourself",
+        ),
+        CreateError::Registry(error) => registry_kind(error),
+    }
+}
+
+fn place_kind(error: &PlaceError) -> Kind {
+    let hint = match error {
+        PlaceError::Disk { .. } => "name a directory that exists and that you may read",
+        PlaceError::HoldsIdentity { .. } | PlaceError::NodeState { .. } | PlaceError::Replica { .. } => {
+            "the detail says what to share instead"
+        }
+    };
+    kind(StatusCode::UNPROCESSABLE_ENTITY, "unusable_place", "Directory cannot be used", hint)
+}
+
+fn file_kind(error: &FileError) -> Kind {
+    let hint = match error {
+        FileError::Missing { .. } => "write it anew with `twinshare workspace create DIR`",
+        FileError::Disk { .. } => "the file has to be readable by the node's user",
+        FileError::Invalid { .. } => "correct the file at the place named",
+    };
+    kind(StatusCode::UNPROCESSABLE_ENTITY, "invalid_file", "`twinshare.yaml` cannot be used", hint)
+}
+
+fn share_kind(error: &ShareError) -> Kind {
+    match error {
+        ShareError::Registry(error) => registry_kind(error),
+        ShareError::Place(error) => place_kind(error),
+        ShareError::File(error) => file_kind(error),
+        ShareError::Companion(_) => unusable_companion(),
+        ShareError::Snapshot(error) => snapshot_kind(error),
+    }
+}
+
+fn snapshot_kind(error: &SnapshotError) -> Kind {
+    match error {
+        SnapshotError::Place(error) => place_kind(error),
+        SnapshotError::File(error) => file_kind(error),
+        SnapshotError::Companion(_) => unusable_companion(),
+        SnapshotError::Registry(error) => registry_kind(error),
+        SnapshotError::Busy | SnapshotError::Stopping => {
+            kind(StatusCode::SERVICE_UNAVAILABLE, "busy_node", "Node is busy", "try again in a moment")
+        }
+        SnapshotError::Walk(_) | SnapshotError::Disk { .. } | SnapshotError::Open { .. } => internal(),
+    }
+}
+
+fn plan_kind(error: &PlanError) -> Kind {
+    match error {
+        PlanError::NoCommand => kind(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "no_command",
+            "No command",
+            "name one after `--`, or set `command` of an environment in the workspace's `twinshare.yaml`",
+        ),
+        PlanError::Roots(_)
+        | PlanError::NotPlain { .. }
+        | PlanError::Reserved { .. }
+        | PlanError::Inside { .. }
+        | PlanError::Links { .. }
+        | PlanError::Rebuild { .. }
+        | PlanError::Crowded { .. } => kind(
+            StatusCode::CONFLICT,
+            "unplannable",
+            "Cannot be run here",
+            "its files can be used from the mount; only running at the origin's paths is not possible",
+        ),
+    }
+}
+
+fn internal() -> Kind {
+    kind(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal",
+        "Internal error",
+        "the node's log says more; look there for the request's id",
+    )
+}
+
+fn unusable_companion() -> Kind {
+    kind(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "unusable_companion",
+        "Companion cannot be shared",
+        "change `companions` in the workspace's `twinshare.yaml`",
+    )
+}
+
+fn registry_kind(error: &RegistryError) -> Kind {
+    match error {
+        RegistryError::NameTaken { .. } => kind(
+            StatusCode::CONFLICT,
+            "name_taken",
+            "Name is taken",
+            "choose another one with `--name`, or remove the other workspace",
+        ),
+        RegistryError::DirectoryTaken { .. } => kind(
+            StatusCode::CONFLICT,
+            "directory_taken",
+            "Directory is registered already",
+            "use it under its name, or remove it first with `twinshare workspace rm NAME`",
+        ),
+        RegistryError::NoSuchWorkspace => kind(
+            StatusCode::NOT_FOUND,
+            "no_such_workspace",
+            "No such workspace",
+            "`twinshare workspace list` shows those registered here",
+        ),
+        RegistryError::Damaged { .. } | RegistryError::Newer { .. } => kind(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "registry_unusable",
+            "Registry cannot be used",
+            "the detail says what to do",
+        ),
+        RegistryError::Failed(_) | RegistryError::Closed => internal(),
     }
 }
 

@@ -11,19 +11,16 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use super::error::ApiError;
 use super::request::{self, RequestIds};
 use super::wire::BASE_PATH;
-use super::{BODY_BYTES_MAX, clones, mounts, node, openapi, operations};
+use super::{
+    BODY_BYTES_MAX, clones, doctor, mounts, node, openapi, operations, peers, runs, shares, workspaces,
+};
 use crate::node::Node;
 
 /// What handlers run on.
 pub(super) type Shared = Arc<Node>;
 
-/// One route of the interface.
-pub(super) struct Route {
-    pub(super) method: Method,
-    /// Below [`BASE_PATH`].
-    pub(super) path: &'static str,
-    handler: MethodRouter<Shared>,
-}
+/// One route of the interface: its method, its path below [`BASE_PATH`], and who answers.
+pub(super) type Route = (Method, &'static str, MethodRouter<Shared>);
 
 /// Every route there is. The OpenAPI document is tested against it.
 pub(super) fn table() -> Vec<Route> {
@@ -31,13 +28,27 @@ pub(super) fn table() -> Vec<Route> {
         get("/health", node::health),
         get("/version", node::version),
         get("/openapi.json", openapi::document),
+        get("/node", node::status),
         post("/node/stop", node::stop),
+        get("/doctor", doctor::examine),
+        get("/peers", peers::list),
+        post("/peers", peers::add),
+        get("/remote-workspaces", peers::workspaces),
+        get("/workspaces", workspaces::list),
+        post("/workspaces", workspaces::create),
+        get("/workspaces/{name}", workspaces::show),
+        delete("/workspaces/{name}", shares::forget),
+        put("/workspaces/{name}/share", shares::put),
+        delete("/workspaces/{name}/share", shares::delete),
         get("/mounts", mounts::list),
+        post("/mounts", mounts::create),
         get("/mounts/{id}", mounts::show),
         delete("/mounts/{id}", mounts::remove),
         get("/clones", clones::list),
+        post("/clones", clones::create),
         get("/clones/{id}", clones::show),
         delete("/clones/{id}", clones::remove),
+        post("/runs", runs::plan),
         get("/operations", operations::list),
         get("/operations/{id}", operations::show),
         delete("/operations/{id}", operations::cancel),
@@ -45,15 +56,19 @@ pub(super) fn table() -> Vec<Route> {
 }
 
 fn get<H: Handler<T, Shared>, T: 'static>(path: &'static str, handler: H) -> Route {
-    Route { method: Method::GET, path, handler: on(MethodFilter::GET, handler) }
+    (Method::GET, path, on(MethodFilter::GET, handler))
 }
 
 fn post<H: Handler<T, Shared>, T: 'static>(path: &'static str, handler: H) -> Route {
-    Route { method: Method::POST, path, handler: on(MethodFilter::POST, handler) }
+    (Method::POST, path, on(MethodFilter::POST, handler))
+}
+
+fn put<H: Handler<T, Shared>, T: 'static>(path: &'static str, handler: H) -> Route {
+    (Method::PUT, path, on(MethodFilter::PUT, handler))
 }
 
 fn delete<H: Handler<T, Shared>, T: 'static>(path: &'static str, handler: H) -> Route {
-    Route { method: Method::DELETE, path, handler: on(MethodFilter::DELETE, handler) }
+    (Method::DELETE, path, on(MethodFilter::DELETE, handler))
 }
 
 /// The whole interface on `node`.
@@ -62,7 +77,7 @@ pub fn router(node: Arc<Node>) -> Router {
     let at = |path| format!("{BASE_PATH}{path}");
     table()
         .into_iter()
-        .fold(Router::new(), |all, route| all.route(&at(route.path), route.handler))
+        .fold(Router::new(), |all, (_, path, handler)| all.route(&at(path), handler))
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(node)

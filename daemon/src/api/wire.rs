@@ -32,10 +32,10 @@ pub use replica::{
     Availability, CloneRequest, MountRequest, Replica, ReplicaKind, ReplicaProgress, ReplicaRoot,
     ReplicaState,
 };
-pub use run::{MissingRequirement, RunPlan, RunRequest};
+pub use run::RunRequest;
 pub use workspace::{
-    Companion, CreateWorkspace, PeerFailure, RemoteWorkspace, RemoteWorkspaces, Share, ShareRequest,
-    Workspace, WorkspaceDetails,
+    Companion, CreateWorkspace, CreatedWorkspace, LeavingLink, PeerFailure, RemoteWorkspace,
+    RemoteWorkspaces, Requirement, Share, ShareRequest, Workspace, WorkspaceDetails,
 };
 
 /// Answers of this version lie under this path.

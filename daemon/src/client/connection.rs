@@ -77,7 +77,7 @@ impl Call {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         let request = request.body(Full::new(self.body.unwrap_or_default())).map_err(protocol)?;
-        sender.send_request(request).await.map_err(protocol)
+        sender.send_request(request).await.map_err(broken)
     }
 }
 
@@ -105,6 +105,14 @@ fn unreachable(socket: &Path, source: io::Error) -> ClientError {
     match source.kind() {
         io::ErrorKind::PermissionDenied => ClientError::Forbidden { socket, source },
         _ => ClientError::NotRunning { socket, source },
+    }
+}
+
+/// A parse error is somebody else's language; everything else is a connection that ended.
+fn broken(error: hyper::Error) -> ClientError {
+    match error.is_parse() || error.is_user() {
+        true => protocol(error),
+        false => ClientError::WentAway(error),
     }
 }
 

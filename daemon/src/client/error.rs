@@ -32,7 +32,10 @@ pub enum ClientError {
     /// The node took longer than the request may take.
     #[error("the node did not answer within {0} seconds; `twinshare doctor` and the node's log may say why")]
     TimedOut(u64),
-    /// The connection broke, or what arrived is not what this version of the interface sends.
+    /// The connection ended before the answer did: the node was stopped, or it died.
+    #[error("the node went away before it answered ({0}); `twinshare p2p status` shows whether it runs")]
+    WentAway(#[source] hyper::Error),
+    /// What arrived is not what this version of the interface sends.
     #[error("the node's answer cannot be used: {0}")]
     Protocol(String),
 }
@@ -42,7 +45,11 @@ impl ClientError {
     pub fn problem(&self) -> Option<&Problem> {
         match self {
             Self::Problem(problem) => Some(problem),
-            Self::NotRunning { .. } | Self::Forbidden { .. } | Self::TimedOut(_) | Self::Protocol(_) => None,
+            Self::NotRunning { .. }
+            | Self::Forbidden { .. }
+            | Self::TimedOut(_)
+            | Self::WentAway(_)
+            | Self::Protocol(_) => None,
         }
     }
 }

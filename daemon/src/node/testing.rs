@@ -1,13 +1,24 @@
 //! A node for tests of what lies above it, with replicas that exist on paper only.
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
+use tempfile::TempDir;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use twinshare_transport::client::Client;
+use twinshare_transport::identity::Identity;
+use twinshare_transport::protocol::Hello;
 
-use super::Node;
+use super::{Node, Peers};
 use crate::api::replica_control::{BoxFuture, ReplicaControl, ReplicaError, ReplicaSpec};
 use crate::api::wire::{PeerRef, ProgressUnit, Replica, ReplicaKind, ReplicaState, UnixTime};
+use crate::config::Config;
+use crate::discovery::Seen;
+use crate::home::Home;
 use crate::operation::{Operations, Task};
+use crate::registry::Registry;
+use crate::share::Shares;
 
 /// A replica that is mounted nowhere.
 pub(crate) fn replica(id: &str, kind: ReplicaKind) -> Replica {
@@ -89,12 +100,35 @@ impl ReplicaControl for PaperReplicas {
     }
 }
 
-/// A node of nothing but what the API needs.
-pub(crate) fn node(replicas: PaperReplicas) -> Arc<Node> {
-    Arc::new(Node {
+/// A node of nothing but what the API needs, in a directory of its own.
+pub(crate) struct Fixture {
+    pub(crate) node: Arc<Node>,
+    pub(crate) directory: TempDir,
+}
+
+pub(crate) async fn node(replicas: PaperReplicas) -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    let home = Home::isolated(&directory.path().join("home"));
+    home.prepare().unwrap();
+    let registry = Registry::open(home.registry()).await.unwrap();
+    let identity = Identity::generate().unwrap();
+    let client = Client::new(&identity, Hello::new("test")).unwrap();
+    let (_, seen) = tokio::sync::watch::channel(Seen::default());
+    let shares = Shares::open(home.clone(), registry.clone(), "test".parse().unwrap()).await.unwrap();
+    let node = Arc::new(Node {
         life: "test".to_owned(),
-        operations: Operations::new("test"),
+        home,
+        config: Config::default(),
+        peer: identity.peer_id(),
+        listening: "127.0.0.1:1".parse().unwrap(),
+        started: (UnixTime::now(), Instant::now()),
+        peers: Arc::new(Peers::new(identity.peer_id(), client, registry.clone(), seen)),
+        registry,
+        shares: Arc::new(shares),
         replicas: Arc::new(replicas),
+        operations: Operations::new("test"),
+        asked: Notify::new(),
         stopping: CancellationToken::new(),
-    })
+    });
+    Fixture { node, directory }
 }

@@ -235,7 +235,9 @@ fn from_unmount(error: UnmountError) -> Failure {
 
 fn from_replica(error: ReplicaError) -> Failure {
     match error {
-        ReplicaError::Unsuitable { .. } => Failure::Directory(error.to_string()),
+        ReplicaError::Unsuitable { .. } | ReplicaError::HoldsAnother { .. } => {
+            Failure::Directory(error.to_string())
+        }
         ReplicaError::Disk { .. } | ReplicaError::OtherSnapshot => Failure::Other(chain(&error)),
     }
 }

@@ -19,13 +19,14 @@ use crate::node::testing::{PaperReplicas, node, replica};
 /// Sends one request to a node that has a few replicas and nothing else.
 async fn send(method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> (Parts, Vec<u8>) {
     let kinds = [("view", ReplicaKind::View), ("busy", ReplicaKind::View), ("clone", ReplicaKind::Clone)];
-    let node = node(PaperReplicas::of(kinds.map(|(id, kind)| replica(id, kind))));
+    let fixture = node(PaperReplicas::of(kinds.map(|(id, kind)| replica(id, kind)))).await;
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
     let request = request.body(body.into()).unwrap();
-    let (parts, body) = TowerToHyperService::new(router(node)).call(request).await.unwrap().into_parts();
+    let (parts, body) =
+        TowerToHyperService::new(router(fixture.node)).call(request).await.unwrap().into_parts();
     (parts, body.collect().await.unwrap().to_bytes().to_vec())
 }
 
@@ -80,6 +81,45 @@ async fn every_error_is_a_problem_document() {
     check("GET", "/api/v1/operations/test-1", &[], "", (404, "no_such_operation", "test-1")).await;
     check("DELETE", "/api/v1/operations/x", &[], "", (404, "no_such_operation", "x")).await;
     check("GET", "/api/v1/operations/x?wait=soon", &[], "", (400, "invalid_query", "wait")).await;
+    check("POST", "/api/v1/peers", JSON, "{", (400, "invalid_body", "EOF")).await;
+    check("POST", "/api/v1/peers", JSON, "{}", (400, "invalid_body", "address")).await;
+    check("POST", "/api/v1/peers", JSON, r#"{"address": 5}"#, (400, "invalid_body", "address")).await;
+    let misspelt = r#"{"address": "x", "adress": "x"}"#;
+    check("POST", "/api/v1/peers", JSON, misspelt, (400, "invalid_body", "adress")).await;
+    check("POST", "/api/v1/peers", &[], "{}", (415, "unsupported_media_type", "content-type")).await;
+    let large = " ".repeat(BODY_BYTES_MAX + 1);
+    check("POST", "/api/v1/peers", JSON, &large, (413, "body_too_large", "4096 KiB")).await;
+    check("POST", "/api/v1/peers", JSON, r#"{"address": "a b"}"#, (422, "invalid_address", "`a b`")).await;
+    check("GET", "/api/v1/remote-workspaces?peer=carl", &[], "", (404, "no_such_peer", "`carl`")).await;
+    for path in ["/api/v1/mounts", "/api/v1/clones"] {
+        let lost = (404, "no_such_remote_workspace", "`demo` (0 asked)");
+        check("POST", path, JSON, r#"{"workspace": "demo"}"#, lost).await;
+        check("POST", path, JSON, r#"{"workspace": "carl/demo"}"#, (404, "no_such_peer", "`carl`")).await;
+        check("POST", path, JSON, r#"{"workspace": "a/"}"#, (422, "invalid_name", "name for a workspace"))
+            .await;
+        let relative = r#"{"workspace": "demo", "directory": "x"}"#;
+        check("POST", path, JSON, relative, (422, "relative_path", "`x`")).await;
+        let forever = r#"{"workspace": "demo", "when_gone": "forever"}"#;
+        check("POST", path, JSON, forever, (422, "invalid_when_gone", "wait")).await;
+    }
+    for name in ["none", "-wrong"] {
+        let path = format!("/api/v1/workspaces/{name}");
+        check("GET", &path, &[], "", (404, "no_such_workspace", "no workspace")).await;
+    }
+    let create = |directory: &str| format!(r#"{{"directory": "{directory}"}}"#);
+    check("POST", "/api/v1/workspaces", JSON, &create("x"), (422, "relative_path", "`x`")).await;
+    check("POST", "/api/v1/workspaces", JSON, &create("/no/such"), (422, "unusable_place", "/no/such")).await;
+    let named = r#"{"directory": "/usr", "name": "a b"}"#;
+    check("POST", "/api/v1/workspaces", JSON, named, (422, "invalid_name", "`a b`")).await;
+    for (method, path) in [("DELETE", ""), ("PUT", "/share"), ("DELETE", "/share")] {
+        let path = format!("/api/v1/workspaces/none{path}");
+        check(method, &path, JSON, "{}", (404, "no_such_workspace", "no workspace")).await;
+    }
+    let run = |workspace: &str| format!(r#"{{"workspace": "{workspace}", "command": ["true"]}}"#);
+    check("POST", "/api/v1/runs", JSON, &run("none"), (404, "not_here", "`none`")).await;
+    check("POST", "/api/v1/runs", JSON, &run("/none"), (404, "not_in_workspace", "/none")).await;
+    check("POST", "/api/v1/runs", JSON, &run("demo"), (409, "ambiguous_name", "/nowhere/busy")).await;
+    check("POST", "/api/v1/runs", JSON, &run("a b"), (422, "invalid_name", "`a b`")).await;
     check("GET", "/api/v1/operations/x?wiat=1", &[], "", (400, "invalid_query", "wiat")).await;
 }
 
@@ -100,8 +140,17 @@ async fn a_wrong_method_is_told_the_right_ones() {
 
 #[tokio::test]
 async fn good_answers_are_json_with_an_id() {
-    for path in ["/health", "/version", "/openapi.json", "/mounts", "/clones", "/operations", "/mounts/view"]
-    {
+    for path in [
+        "/health",
+        "/version",
+        "/openapi.json",
+        "/peers",
+        "/remote-workspaces",
+        "/mounts",
+        "/clones",
+        "/operations",
+        "/mounts/view",
+    ] {
         let (parts, body) = send("GET", &format!("{BASE_PATH}{path}"), &[], "").await;
         assert_eq!(parts.status, 200, "{path}");
         assert_eq!(parts.headers["content-type"], "application/json", "{path}");
@@ -124,7 +173,7 @@ fn every_route_is_in_the_openapi_document_and_no_other() {
         }
     }
     let routes: BTreeSet<_> =
-        table().into_iter().map(|route| (route.method.to_string(), route.path.to_owned())).collect();
+        table().into_iter().map(|(method, path, _)| (method.to_string(), path.to_owned())).collect();
     assert_eq!(documented, routes);
 }
 

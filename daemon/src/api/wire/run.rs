@@ -1,6 +1,4 @@
-//! The plan of a run: the node makes it, the asking process carries it out on its own terminal.
-
-use std::collections::BTreeMap;
+//! What to run. The answer is a [`Plan`](crate::runtime::Plan), which the asking process carries out itself.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -20,32 +18,4 @@ pub struct RunRequest {
     /// Opens an interactive shell in place of a command.
     #[serde(default)]
     pub shell: bool,
-}
-
-/// How to run it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct RunPlan {
-    /// The complete command line, sandbox included.
-    pub argv: Vec<String>,
-    /// Variables to set on top of the asking process's environment.
-    pub environment: BTreeMap<String, String>,
-    /// Variables to take out of it.
-    pub environment_removed: Vec<String>,
-    /// The directory in which to start.
-    pub directory: String,
-    /// The level of isolation in one word, always shown to the user.
-    pub isolation: String,
-    /// What that level hides, shows and cannot prevent here, one sentence each.
-    pub isolation_notes: Vec<String>,
-    /// What the environment needs from outside and is neither shared nor here.
-    pub missing: Vec<MissingRequirement>,
-}
-
-/// Something the environment needs and does not find.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct MissingRequirement {
-    /// The path that is missing.
-    pub path: String,
-    /// What needs it, and what to do.
-    pub detail: String,
 }

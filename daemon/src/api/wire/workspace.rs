@@ -42,8 +42,40 @@ pub struct WorkspaceDetails {
     pub config: serde_json::Value,
     /// The read-only directories outside the workspace that belong to it.
     pub companions: Vec<Companion>,
-    /// What it needs from a machine and does not bring along, one sentence each.
-    pub requirements: Vec<String>,
+    /// What it needs from a machine and does not bring along.
+    pub requirements: Vec<Requirement>,
+}
+
+/// A workspace that was just registered, with what was noticed on the way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CreatedWorkspace {
+    /// The workspace.
+    #[serde(flatten)]
+    pub details: WorkspaceDetails,
+    /// True if its `twinshare.yaml` was written; one that was there stays as it is.
+    pub file_written: bool,
+    /// What else leads out of the workspace; its owner decides whether it belongs to it.
+    pub leaving: Vec<LeavingLink>,
+    /// False if the workspace was too large to be looked at wholly.
+    pub complete: bool,
+}
+
+/// Something that a workspace needs from the machine it runs on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Requirement {
+    /// Its absolute path.
+    pub path: String,
+    /// What needs it.
+    pub reason: String,
+}
+
+/// Something in a workspace that leads out of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LeavingLink {
+    /// The link, or the file that names the target, below the workspace.
+    pub link: String,
+    /// Where it leads.
+    pub target: String,
 }
 
 /// A directory outside the workspace that is shared with it.

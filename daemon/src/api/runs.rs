@@ -1,0 +1,83 @@
+//! `/runs`: how to run a command in a workspace. The node plans; whoever asked carries it out on its own terminal.
+
+use std::path::Path;
+
+use axum::Json;
+use axum::extract::State;
+
+use super::error::ApiError;
+use super::extract::Body;
+use super::routes::Shared;
+use super::wire::{Problem, RunRequest};
+use crate::home::Home;
+use crate::node::{LocalWorkspace, User};
+use crate::runtime::{self, Plan, Request, RootBinding};
+use crate::workspace::{Environment, FileError, Roots, WorkspaceFile, requirements};
+
+/// Plans a run. Nothing is started and nothing is kept.
+#[utoipa::path(post, path = "/runs", tag = "runs", request_body = RunRequest,
+    responses(
+        (status = 200, description = "The plan", body = Plan),
+        (status = 404, description = "`not_here`, `not_in_workspace`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`ambiguous_name`, with `candidates`; `not_served`, `unplannable`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`no_command`, `invalid_file`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn plan(
+    State(node): State<Shared>,
+    Body(asked): Body<RunRequest>,
+) -> Result<Json<Plan>, ApiError> {
+    let local = node.local(&asked.workspace).await?;
+    let home = node.home().clone();
+    // Reads through the mount, which waits for the peer as long as the mount's own rule says.
+    let planned = tokio::task::spawn_blocking(move || prepare(&asked, &local, &home));
+    Ok(Json(planned.await.map_err(ApiError::internal)??))
+}
+
+fn prepare(asked: &RunRequest, local: &LocalWorkspace, home: &Home) -> Result<Plan, ApiError> {
+    let environment = environment(local)?;
+    let user = User::of_this_process();
+    let (command, variables) = match environment {
+        Some(Environment { command, env, .. }) => (command, env),
+        None => Default::default(),
+    };
+    let command = match (asked.shell, asked.command.is_empty()) {
+        (true, _) => vec![user.shell],
+        (false, false) => asked.command.clone(),
+        (false, true) => command,
+    };
+    let mut roots = Vec::new();
+    for (place, root) in local.roots.iter().enumerate() {
+        let writable = place == 0 && local.writable;
+        roots.push(RootBinding { host: text(&root.here)?, origin: text(&root.origin)?, writable });
+    }
+    let request = Request {
+        roots,
+        also_at: local.also_at.as_deref().map(text).transpose()?,
+        command,
+        environment: variables,
+        search: Vec::new(),
+        directory: local.start.as_deref().map(text).transpose()?,
+        show_home: asked.home,
+        caller: user.caller,
+        hidden: home.own_directories().into_iter().map(text).collect::<Result<_, _>>()?,
+    };
+    let requires = requirements(&Roots::new(local.roots.iter().cloned()));
+    let requires: Vec<_> =
+        requires.into_iter().map(|needed| (needed.path.to_string_lossy().into_owned(), needed.why)).collect();
+    Ok(runtime::prepare(&request, &requires)?)
+}
+
+/// The first environment that the workspace's file describes. A workspace without a file has none.
+fn environment(local: &LocalWorkspace) -> Result<Option<Environment>, ApiError> {
+    let Some(top) = local.roots.first() else { return Ok(None) };
+    match WorkspaceFile::load(&top.here) {
+        Ok(file) => Ok(file.environments.into_iter().next()),
+        Err(FileError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn text(path: &Path) -> Result<String, ApiError> {
+    path.to_str().map(str::to_owned).ok_or_else(|| ApiError::NotUtf8(path.to_owned()))
+}

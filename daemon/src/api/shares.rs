@@ -1,0 +1,64 @@
+//! `/workspaces/{name}/share`, and the end of a workspace: what changes what peers may see.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use super::error::ApiError;
+use super::extract::{Body, Path};
+use super::routes::Shared;
+use super::wire::{Problem, Share, ShareRequest};
+use super::workspaces::{parse, share_document};
+use crate::registry::{RegistryError, ShareMode};
+
+/// Offers a workspace, or changes how it is offered.
+#[utoipa::path(put, path = "/workspaces/{name}/share", tag = "workspaces", request_body = ShareRequest,
+    params(("name" = String, Path, description = "The workspace")),
+    responses(
+        (status = 200, description = "The share", body = Share),
+        (status = 404, description = "`no_such_workspace`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_file`, `unusable_place`, `unusable_companion`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn put(
+    State(node): State<Shared>,
+    Path(name): Path<String>,
+    Body(asked): Body<ShareRequest>,
+) -> Result<Json<Share>, ApiError> {
+    let mode = if asked.open { ShareMode::Open } else { ShareMode::Closed };
+    let record = node.shares().share(&parse(&name)?, mode).await?;
+    // It was shared a moment ago; somebody else may have ended that already.
+    record.share.map(share_document).map(Json).ok_or_else(|| RegistryError::NoSuchWorkspace.into())
+}
+
+/// Ends a share: peers that use it are refused from then on.
+#[utoipa::path(delete, path = "/workspaces/{name}/share", tag = "workspaces",
+    params(("name" = String, Path, description = "The workspace")),
+    responses(
+        (status = 204, description = "No longer offered"),
+        (status = 404, description = "`no_such_workspace`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn delete(
+    State(node): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    node.shares().unshare(&parse(&name)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Forgets a workspace with its share and snapshots. Its directory is left as it is.
+#[utoipa::path(delete, path = "/workspaces/{name}", tag = "workspaces",
+    params(("name" = String, Path, description = "The workspace")),
+    responses(
+        (status = 204, description = "Forgotten"),
+        (status = 404, description = "`no_such_workspace`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn forget(
+    State(node): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    node.shares().remove_workspace(&parse(&name)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

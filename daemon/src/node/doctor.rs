@@ -1,0 +1,231 @@
+//! What in the node's surroundings keeps it from working, or from working well, and what to do about it.
+//!
+//! Each check looks and changes nothing. They run side by side, each with a bound; one that does not end is itself a
+//! finding.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::{Node, privilege};
+use crate::api::wire::{Check, CheckState, Mode};
+use crate::runtime::bubblewrap;
+use crate::runtime::launch::LaunchError;
+
+/// How long one check may take.
+const CHECK_WITHIN: Duration = Duration::from_secs(5);
+
+/// Fewer descriptors than this are used up by a few hundred open files of a mount.
+const DESCRIPTORS_MIN: u64 = 4096;
+
+/// Less free space than this is used up by an ordinary workspace.
+const FREE_BYTES_MIN: u64 = 2 << 30;
+
+/// The first kernel with FUSE passthrough.
+const PASSTHROUGH_SINCE: (u32, u32) = (6, 9);
+
+/// One check, which may block.
+type Looking = Box<dyn FnOnce() -> Check + Send>;
+
+impl Node {
+    /// Looks at everything that has to do with this node.
+    pub(crate) async fn examine(&self) -> Vec<Check> {
+        let home = self.home();
+        surroundings(vec![home.cache().to_owned(), home.files().to_owned()]).await
+    }
+}
+
+/// Everything that can be seen without the node's own parts. `stores` are the directories that take fetched data.
+async fn surroundings(stores: Vec<PathBuf>) -> Vec<Check> {
+    let mode = privilege::mode();
+    let mut checks: Vec<(&str, Looking)> = vec![
+        ("fuse", Box::new(fuse)),
+        ("fusermount", Box::new(move || fusermount(mode))),
+        ("passthrough", Box::new(move || passthrough(mode, &release()))),
+        ("namespaces", Box::new(|| namespaces(bubblewrap::probe()))),
+        ("landlock", Box::new(|| landlock(fs::read_to_string("/sys/kernel/security/lsm")))),
+        ("descriptors", Box::new(|| descriptors(getrlimit(Resource::Nofile).current))),
+    ];
+    for store in stores {
+        checks.push(("space", Box::new(move || space(&store))));
+    }
+    let running = checks.into_iter().map(|(name, check)| (name, tokio::task::spawn_blocking(check)));
+    let mut found = Vec::new();
+    for (name, check) in running.collect::<Vec<_>>() {
+        found.push(match tokio::time::timeout(CHECK_WITHIN, check).await {
+            Ok(Ok(check)) => check,
+            Ok(Err(died)) => warn(name, format!("could not be checked: {died}"), None),
+            Err(_) => warn(name, format!("no answer within {} seconds", CHECK_WITHIN.as_secs()), None),
+        });
+    }
+    found
+}
+
+fn ok(name: &str, message: impl Into<String>) -> Check {
+    Check { name: name.to_owned(), state: CheckState::Ok, message: message.into(), fix: None }
+}
+
+fn warn(name: &str, message: impl Into<String>, fix: Option<&str>) -> Check {
+    let fix = fix.map(str::to_owned);
+    Check { name: name.to_owned(), state: CheckState::Warn, message: message.into(), fix }
+}
+
+fn fail(name: &str, message: impl Into<String>, fix: Option<&str>) -> Check {
+    Check { state: CheckState::Fail, ..warn(name, message, fix) }
+}
+
+fn fuse() -> Check {
+    match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => ok("fuse", "/dev/fuse can be used"),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            fail("fuse", "this user may not use /dev/fuse", Some("sudo chmod 666 /dev/fuse"))
+        }
+        Err(error) => fail("fuse", format!("/dev/fuse: {error}"), Some("sudo modprobe fuse")),
+    }
+}
+
+fn fusermount(mode: Mode) -> Check {
+    const INSTALL: Option<&str> = Some("sudo apt-get install fuse3");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|at| at.join("fusermount3")).find(|file| file.is_file());
+    match (mode, found) {
+        (Mode::Root, _) => ok("fusermount", "not needed: the node was started by root"),
+        (Mode::User, None) => fail("fusermount", "fusermount3 is not installed", INSTALL),
+        (Mode::User, Some(file)) if is_setuid_root(&file) => {
+            ok("fusermount", format!("{} mounts", file.display()))
+        }
+        (Mode::User, Some(file)) => {
+            let message = format!("{} is not set-user-id root, so it cannot mount", file.display());
+            fail("fusermount", message, Some("sudo chmod u+s \"$(command -v fusermount3)\""))
+        }
+    }
+}
+
+fn is_setuid_root(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|found| found.uid() == 0 && found.permissions().mode() & 0o4000 != 0)
+}
+
+fn release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+fn passthrough(mode: Mode, release: &str) -> Check {
+    let (major, minor) = PASSTHROUGH_SINCE;
+    match (version(release) >= Some(PASSTHROUGH_SINCE), mode) {
+        (true, Mode::Root) => ok("passthrough", format!("Linux {release} has it, and the node may use it")),
+        (true, Mode::User) => ok(
+            "passthrough",
+            "not used: only a node started by root may; everything works without it, large files read slower",
+        ),
+        (false, _) => ok("passthrough", format!("not used: Linux {release} is older than {major}.{minor}")),
+    }
+}
+
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+fn namespaces(probed: Result<(), LaunchError>) -> Check {
+    match probed {
+        Ok(()) => ok("namespaces", "commands can be separated from this machine"),
+        Err(error @ LaunchError::NoBubblewrap) => {
+            fail("namespaces", error.to_string(), Some("sudo apt-get install bubblewrap"))
+        }
+        Err(LaunchError::Refused { why, fix }) => fail("namespaces", why, fix.as_deref()),
+        Err(other) => fail("namespaces", other.to_string(), None),
+    }
+}
+
+/// `modules` are the security modules in force, as the kernel lists them.
+fn landlock(modules: io::Result<String>) -> Check {
+    match modules {
+        Ok(list) if list.trim().split(',').any(|module| module == "landlock") => {
+            ok("landlock", "commands are also confined by Landlock")
+        }
+        Ok(_) => warn(
+            "landlock",
+            "the kernel does not use Landlock: commands are confined by namespaces alone",
+            Some("add `landlock` to the kernel's `lsm=` parameter"),
+        ),
+        Err(error) => warn("landlock", format!("cannot be told (/sys/kernel/security/lsm: {error})"), None),
+    }
+}
+
+/// `current` is the limit, `None` for no limit.
+fn descriptors(current: Option<u64>) -> Check {
+    match current {
+        Some(current) if current < DESCRIPTORS_MIN => warn(
+            "descriptors",
+            format!("this user may open {current} files at a time; a busy share needs more"),
+            Some("raise the hard limit `nofile` in /etc/security/limits.conf"),
+        ),
+        Some(current) => ok("descriptors", format!("{current} open files are allowed")),
+        None => ok("descriptors", "open files are not limited"),
+    }
+}
+
+fn space(store: &Path) -> Check {
+    // The directory is made when something first lies in it.
+    let there = store.ancestors().find(|path| path.exists()).unwrap_or(store);
+    let place = store.display();
+    match rustix::fs::statvfs(there) {
+        Ok(found) => {
+            let free = found.f_bavail.saturating_mul(found.f_frsize);
+            let gib = free >> 30;
+            match free < FREE_BYTES_MIN {
+                true => warn("space", format!("less than {} GiB are free in {place}", gib + 1), None),
+                false => ok("space", format!("{gib} GiB are free in {place}")),
+            }
+        }
+        Err(errno) => warn("space", format!("{place}: {errno}"), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(found: Check, state: CheckState, part: &str) {
+        assert_eq!(found.state, state, "{found:?}");
+        let text = format!("{} {}", found.message, found.fix.as_deref().unwrap_or("-"));
+        assert!(text.contains(part), "{text}");
+    }
+
+    #[test]
+    fn findings_say_what_to_do() {
+        use CheckState::{Fail, Ok as Good, Warn};
+        check(namespaces(Ok(())), Good, "separated");
+        check(namespaces(Err(LaunchError::NoBubblewrap)), Fail, "apt-get install bubblewrap");
+        let refused = LaunchError::Refused { why: "no".into(), fix: Some("sysctl".into()) };
+        check(namespaces(Err(refused)), Fail, "no sysctl");
+        check(landlock(Ok("capability,landlock,yama\n".into())), Good, "Landlock");
+        check(landlock(Ok("capability,landlocked".into())), Warn, "lsm=");
+        check(landlock(Err(io::ErrorKind::NotFound.into())), Warn, "cannot be told");
+        check(descriptors(Some(1024)), Warn, "1024");
+        check(descriptors(Some(4096)), Good, "4096");
+        check(descriptors(None), Good, "not limited");
+        check(passthrough(Mode::Root, "6.18.5-generic"), Good, "may use it");
+        check(passthrough(Mode::User, "6.18.5"), Good, "only a node started by root");
+        check(passthrough(Mode::Root, "6.1.0-32"), Good, "older than 6.9");
+        check(passthrough(Mode::Root, "strange"), Good, "older");
+        check(fusermount(Mode::Root), Good, "not needed");
+        check(space(Path::new("/proc/no/such")), Warn, "less than 1 GiB are free in /proc/no/such");
+    }
+
+    #[tokio::test]
+    async fn every_check_reports_on_this_machine() {
+        let found = surroundings(vec![std::env::temp_dir()]).await;
+        let names: Vec<_> = found.iter().map(|check| check.name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["fuse", "fusermount", "passthrough", "namespaces", "landlock", "descriptors", "space"]
+        );
+    }
+}

@@ -1,0 +1,217 @@
+//! Finds the workspace on this machine that a person means to run something in: an own one, a mount or a clone.
+
+use std::path::{Path, PathBuf};
+
+use super::Node;
+use super::target::Target;
+use crate::api::ApiError;
+use crate::api::wire::{Replica, ReplicaKind, ReplicaState};
+use crate::registry::WorkspaceRecord;
+use crate::workspace::{Root, Workspace};
+
+/// A workspace whose files can be read here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LocalWorkspace {
+    /// Its trees, the workspace first, then the companions.
+    pub(crate) roots: Vec<Root>,
+    /// Whether its own tree may be written to.
+    pub(crate) writable: bool,
+    /// Where it also has to be visible: a replica at its own path, not only at its origin's.
+    pub(crate) also_at: Option<PathBuf>,
+    /// Where in it to start, on the origin's paths; absent for its top.
+    pub(crate) start: Option<PathBuf>,
+}
+
+/// What `[PEER/]NAME` or a directory may mean here.
+#[derive(Clone, Debug)]
+enum Place {
+    Own(WorkspaceRecord),
+    Replica(Box<Replica>),
+}
+
+impl Node {
+    /// The one workspace that `text` means: `[PEER/]NAME`, or an absolute path in one.
+    pub(crate) async fn local(&self, text: &str) -> Result<LocalWorkspace, ApiError> {
+        let records = self.registry.call(|tables| tables.workspaces()).await?;
+        let (views, clones) =
+            tokio::join!(self.replicas.list(ReplicaKind::View), self.replicas.list(ReplicaKind::Clone));
+        let replicas = views.into_iter().chain(clones);
+        let all = records.into_iter().map(Place::Own).chain(replicas.map(|r| Place::Replica(Box::new(r))));
+        let (place, below) = choose(text, all.collect())?;
+        match place {
+            Place::Own(record) => self.own(record, &below).await,
+            Place::Replica(replica) => replicated(*replica, &below),
+        }
+    }
+
+    async fn own(&self, record: WorkspaceRecord, below: &Path) -> Result<LocalWorkspace, ApiError> {
+        let home = self.home.clone();
+        let read = move || -> Result<_, ApiError> { Ok(Workspace::load(&record)?.roots(&home)?) };
+        let roots = tokio::task::spawn_blocking(read).await.map_err(ApiError::internal)??;
+        let roots: Vec<_> = roots.into_iter().map(Root::in_place).collect();
+        let start = start(&roots, below);
+        Ok(LocalWorkspace { roots, writable: true, also_at: None, start })
+    }
+}
+
+fn replicated(replica: Replica, below: &Path) -> Result<LocalWorkspace, ApiError> {
+    match replica.state {
+        ReplicaState::Mounted | ReplicaState::Settled => {}
+        ReplicaState::Starting | ReplicaState::Stopped | ReplicaState::Failed => {
+            return Err(ApiError::NotServed { directory: replica.directory, detail: replica.detail });
+        }
+    }
+    let root =
+        |root: crate::api::wire::ReplicaRoot| Root { origin: root.origin.into(), here: root.local.into() };
+    let roots: Vec<_> = replica.roots.into_iter().map(root).collect();
+    let start = start(&roots, below);
+    let writable = replica.kind == ReplicaKind::Clone;
+    Ok(LocalWorkspace { roots, writable, also_at: Some(replica.directory.into()), start })
+}
+
+/// Where to start, as a path of the origin.
+fn start(roots: &[Root], below: &Path) -> Option<PathBuf> {
+    let is_top = below.as_os_str().is_empty();
+    roots.first().filter(|_| !is_top).map(|root| root.origin.join(below))
+}
+
+impl Place {
+    fn directory(&self) -> &Path {
+        match self {
+            Self::Own(record) => &record.directory,
+            Self::Replica(replica) => Path::new(&replica.directory),
+        }
+    }
+
+    /// True if `target` names this one. Own workspaces have no peer.
+    fn is_meant(&self, target: &Target) -> bool {
+        match (self, &target.peer) {
+            (Self::Own(record), None) => record.name == target.workspace,
+            (Self::Own(_), Some(_)) => false,
+            (Self::Replica(replica), peer) => {
+                let peer_is = |text: &String| is_called(replica, text);
+                replica.workspace == target.workspace.as_str() && peer.as_ref().is_none_or(peer_is)
+            }
+        }
+    }
+}
+
+fn is_called(replica: &Replica, text: &str) -> bool {
+    let peer = &replica.peer;
+    let ids = [&peer.id, &peer.short_id];
+    ids.iter().any(|id| id.eq_ignore_ascii_case(text)) || peer.name.as_deref() == Some(text)
+}
+
+/// The place that is meant, and the path below its top.
+fn choose(text: &str, all: Vec<Place>) -> Result<(Place, PathBuf), ApiError> {
+    if text.starts_with('/') {
+        return around(Path::new(text), all).ok_or_else(|| ApiError::NotInWorkspace(text.to_owned()));
+    }
+    let target: Target = text.parse()?;
+    let mut meant: Vec<_> = all.into_iter().filter(|place| place.is_meant(&target)).collect();
+    match meant.len() {
+        0 => Err(ApiError::NotHere(text.to_owned())),
+        1 => Ok((meant.remove(0), PathBuf::new())),
+        _ => {
+            // Directories tell any two apart, and may be given in place of the name.
+            let candidates = meant.iter().map(|place| place.directory().to_string_lossy().into_owned());
+            Err(ApiError::AmbiguousName { name: text.to_owned(), candidates: candidates.collect() })
+        }
+    }
+}
+
+/// The innermost place around `path`.
+fn around(path: &Path, all: Vec<Place>) -> Option<(Place, PathBuf)> {
+    let inside = all.into_iter().filter(|place| path.starts_with(place.directory()));
+    let place = inside.max_by_key(|place| place.directory().components().count())?;
+    let below = path.strip_prefix(place.directory()).ok()?.to_owned();
+    Some((place, below))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::api::wire::ReplicaRoot;
+    use crate::node::testing::replica;
+    use crate::registry::WorkspaceId;
+
+    fn own(name: &str, directory: &str) -> Place {
+        Place::Own(WorkspaceRecord {
+            id: WorkspaceId(1),
+            name: name.parse().unwrap(),
+            directory: directory.into(),
+            created: SystemTime::UNIX_EPOCH,
+            share: None,
+        })
+    }
+
+    fn theirs(peer: &str, name: &str, directory: &str) -> Place {
+        let mut replica = replica("r", ReplicaKind::View);
+        (replica.workspace, replica.directory) = (name.to_owned(), directory.to_owned());
+        replica.peer.name = Some(peer.to_owned());
+        Place::Replica(Box::new(replica))
+    }
+
+    fn all() -> Vec<Place> {
+        vec![
+            own("mine", "/w/mine"),
+            own("inner", "/w/mine/a/inner"),
+            own("demo", "/w/demo"),
+            theirs("anna", "demo", "/m/anna/demo"),
+            theirs("bob", "demo", "/m/bob/demo"),
+            theirs("bob", "solo", "/m/bob/solo"),
+        ]
+    }
+
+    #[track_caller]
+    fn check(text: &str, expected: Result<(&str, &str), (&str, &str)>) {
+        match (choose(text, all()), expected) {
+            (Ok((place, below)), Ok(expected)) => {
+                assert_eq!(
+                    (place.directory(), below.as_path()),
+                    (Path::new(expected.0), Path::new(expected.1))
+                );
+            }
+            (Err(error), Err((code, part))) => {
+                assert_eq!(error.code(), code, "{text}");
+                assert!(error.to_string().contains(part), "{error}");
+            }
+            (chosen, _) => panic!("{text}: {chosen:?}"),
+        }
+    }
+
+    #[test]
+    fn a_name_or_a_directory_means_one_workspace() {
+        check("mine", Ok(("/w/mine", "")));
+        check("solo", Ok(("/m/bob/solo", "")));
+        check("anna/demo", Ok(("/m/anna/demo", "")));
+        check("/w/mine", Ok(("/w/mine", "")));
+        check("/w/mine/a/b", Ok(("/w/mine", "a/b")));
+        check("/w/mine/a/inner/c", Ok(("/w/mine/a/inner", "c")));
+        check("/w/mine2", Err(("not_in_workspace", "/w/mine2")));
+        check("demo", Err(("ambiguous_name", "/w/demo, /m/anna/demo, /m/bob/demo")));
+        check("carl/demo", Err(("not_here", "carl/demo")));
+        check("anna/mine", Err(("not_here", "anna/mine")));
+        check("a b", Err(("invalid_name", "a b")));
+    }
+
+    #[test]
+    fn a_replica_starts_at_its_origins_paths() {
+        let mut view = replica("r", ReplicaKind::View);
+        view.directory = "/m/demo".to_owned();
+        view.roots = [("/home/anna/demo", "/m/demo"), ("/opt/py", "/m/.companions/1")]
+            .map(|(origin, local)| ReplicaRoot { origin: origin.to_owned(), local: local.to_owned() })
+            .into();
+        let local = replicated(view.clone(), Path::new("src")).unwrap();
+        assert_eq!(local.start.as_deref(), Some(Path::new("/home/anna/demo/src")));
+        assert_eq!((local.writable, local.roots.len()), (false, 2));
+        assert_eq!(local.also_at.as_deref(), Some(Path::new("/m/demo")));
+        assert_eq!(replicated(view.clone(), Path::new("")).unwrap().start, None);
+        view.state = ReplicaState::Failed;
+        view.detail = Some("it died".to_owned());
+        let error = replicated(view, Path::new("")).unwrap_err();
+        assert_eq!((error.code(), error.to_string().contains("it died")), ("not_served", true));
+    }
+}
