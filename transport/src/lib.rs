@@ -12,6 +12,7 @@ pub mod client;
 mod codes;
 mod compress;
 pub mod identity;
+mod precedence;
 pub mod protocol;
 pub mod server;
 mod tls;

@@ -213,10 +213,10 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, handshake: OwnedSemaphor
         return connection.close(CloseCode::TooBusy.code(), b"");
     };
     tracing::debug!(%address, peer = %peer.short(), "connected");
-    serve_requests(&shared, &connection, peer, &place).await;
+    serve_requests(&shared, &connection, peer, Arc::new(place)).await;
 }
 
-async fn serve_requests(shared: &Arc<Shared>, connection: &Connection, peer: PeerId, place: &Place) {
+async fn serve_requests(shared: &Arc<Shared>, connection: &Connection, peer: PeerId, place: Arc<Place>) {
     let mut requests = JoinSet::new();
     loop {
         let (send, receive) = match connection.accept_bi().await {
@@ -229,7 +229,7 @@ async fn serve_requests(shared: &Arc<Shared>, connection: &Connection, peer: Pee
             }
         }
         let caller = Caller { peer, address: canonical(connection.remote_address()) };
-        requests.spawn(request::serve(Arc::clone(shared), caller, place.work(), send, receive));
+        requests.spawn(request::serve(Arc::clone(shared), caller, Arc::clone(&place), send, receive));
     }
 }
 

@@ -3,14 +3,17 @@
 //! The reader takes memory for what has arrived, not for what a length claims; a payload is read straight into the
 //! buffer it is handed out in. The writer gathers what is small and passes on what is large without copying it.
 
-use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quinn::{ReadError, SendStream, WriteError};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::timeout;
+use twinshare_fs::origin::Class;
 
+use crate::precedence::{PIECE_BYTES, Precedence};
 use crate::protocol::{Answer, BadFrame, LENGTH_BYTES};
 
 /// What the reader asks the stream for when it looks for a message. A run's header takes 0.6 KiB at most; what arrives
@@ -130,13 +133,23 @@ pub(crate) enum AnswerLost {
 pub(crate) struct FrameWriter {
     stream: SendStream,
     gathered: BytesMut,
-    /// How long one write may take.
+    /// How long it may take until what was gathered, or a payload, is written.
     deadline: Duration,
+    precedence: Arc<Precedence>,
+    class: Class,
 }
 
 impl FrameWriter {
-    pub(crate) fn new(stream: SendStream, deadline: Duration) -> Self {
-        Self { stream, gathered: BytesMut::new(), deadline }
+    /// A writer that nothing precedes, until its class is set.
+    pub(crate) fn new(stream: SendStream, deadline: Duration, precedence: Arc<Precedence>) -> Self {
+        Self { stream, gathered: BytesMut::new(), deadline, precedence, class: Class::Demand }
+    }
+
+    /// Sets how urgent the answer is.
+    pub(crate) fn set_class(&mut self, class: Class) {
+        self.class = class;
+        // Fails only for a stream that has ended, which the first write finds out.
+        let _ = self.stream.set_priority(priority(class));
     }
 
     /// Adds an answer; its payload, where it has one, must follow.
@@ -154,8 +167,8 @@ impl FrameWriter {
             self.gathered.put_slice(&payload);
             return self.flush_above(GATHERED_BYTES_MAX).await;
         }
-        let mut chunks = [self.gathered.split().freeze(), payload];
-        in_time(self.deadline, self.stream.write_all_chunks(&mut chunks)).await
+        let gathered = self.gathered.split().freeze();
+        self.write([gathered, payload]).await
     }
 
     /// Writes what was gathered, when it is time for it.
@@ -178,18 +191,35 @@ impl FrameWriter {
         if self.gathered.len() <= bytes {
             return Ok(());
         }
-        let chunk = self.gathered.split().freeze();
-        in_time(self.deadline, self.stream.write_chunk(chunk)).await
+        let gathered = self.gathered.split().freeze();
+        self.write([gathered, Bytes::new()]).await
+    }
+
+    async fn write(&mut self, chunks: [Bytes; 2]) -> Result<(), AnswerLost> {
+        match timeout(self.deadline, self.write_pieces(chunks)).await {
+            Ok(written) => Ok(written?),
+            Err(_) => Err(AnswerLost::Stalled),
+        }
+    }
+
+    /// Writes in pieces, between which whatever is more urgent may overtake.
+    async fn write_pieces(&mut self, [mut first, mut second]: [Bytes; 2]) -> Result<(), WriteError> {
+        while !first.is_empty() || !second.is_empty() {
+            let of_first = first.split_to(first.len().min(PIECE_BYTES));
+            let of_second = second.split_to(second.len().min(PIECE_BYTES - of_first.len()));
+            let _writing = self.precedence.enter(self.class).await;
+            self.stream.write_all_chunks(&mut [of_first, of_second]).await?;
+        }
+        Ok(())
     }
 }
 
-async fn in_time(
-    deadline: Duration,
-    write: impl Future<Output = Result<(), WriteError>>,
-) -> Result<(), AnswerLost> {
-    match tokio::time::timeout(deadline, write).await {
-        Ok(written) => Ok(written?),
-        Err(_) => Err(AnswerLost::Stalled),
+/// QUIC sends what has the higher number first.
+fn priority(class: Class) -> i32 {
+    match class {
+        Class::Bulk => 0,
+        Class::ReadAhead => 1,
+        Class::Demand => 2,
     }
 }
 

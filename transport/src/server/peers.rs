@@ -10,6 +10,7 @@ use quinn::Connection;
 
 use super::request::Work;
 use crate::identity::PeerId;
+use crate::precedence::Precedence;
 
 /// Connections of all peers at most. One costs some 50 KiB, and up to 16 MiB while it reads.
 const CONNECTIONS_MAX: usize = 256;
@@ -47,6 +48,7 @@ pub(super) struct Place {
     /// The address it was counted under, which migration does not change.
     address: IpAddr,
     work: Arc<Work>,
+    precedence: Arc<Precedence>,
 }
 
 impl Peers {
@@ -62,7 +64,8 @@ impl Peers {
         let entry = table.peers.entry(peer).or_insert_with(Peer::new);
         entry.connections.push(connection.clone());
         let work = Arc::clone(&entry.work);
-        Some(Place { peers: self.clone(), peer, connection: connection.stable_id(), address, work })
+        let connection = connection.stable_id();
+        Some(Place { peers: self.clone(), peer, connection, address, work, precedence: Arc::default() })
     }
 
     /// The connections of one peer.
@@ -110,8 +113,13 @@ impl Peer {
 
 impl Place {
     /// What the peer may have in the making, over all its connections.
-    pub(super) fn work(&self) -> Arc<Work> {
-        Arc::clone(&self.work)
+    pub(super) fn work(&self) -> &Work {
+        &self.work
+    }
+
+    /// The order in which the connection's answers write.
+    pub(super) fn precedence(&self) -> Arc<Precedence> {
+        Arc::clone(&self.precedence)
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use twinshare_fs::manifest::SnapshotId;
 use twinshare_fs::origin::{Class, Origin};
 
+use super::peers::Place;
 use super::{Caller, Reply, Shared, deliver};
 use crate::codes::StreamCode;
 use crate::protocol::{
@@ -87,14 +88,15 @@ impl From<AnswerLost> for Ending {
 pub(super) async fn serve(
     shared: Arc<Shared>,
     caller: Caller,
-    peer_work: Arc<Work>,
+    place: Arc<Place>,
     send: SendStream,
     receive: RecvStream,
 ) {
     let stopped = send.stopped();
-    let request = Running { shared: &shared, caller, peer_work: &peer_work };
+    let writer = FrameWriter::new(send, WRITE_MAX, place.precedence());
+    let request = Running { shared: &shared, caller, peer_work: place.work() };
     tokio::select! {
-        () = request.run(FrameWriter::new(send, WRITE_MAX), receive) => {}
+        () = request.run(writer, receive) => {}
         // The client has cancelled, or the connection is gone. Dropping the streams resets them.
         _ = stopped => {}
     }
@@ -139,8 +141,7 @@ impl Running<'_> {
     async fn answer(&self, writer: &mut FrameWriter, receive: RecvStream) -> Result<(), Ending> {
         let request = read_request(receive).await?;
         self.shared.service.admit(&self.caller, &request)?;
-        // Fails only for a stream that has ended, which the first write finds out.
-        let _ = writer.stream().set_priority(priority(request.class()));
+        writer.set_class(request.class());
         match request {
             Request::Hello(theirs) => {
                 let ours = self.shared.service.hello(&self.caller, &theirs);
@@ -216,13 +217,4 @@ async fn conclude(mut writer: FrameWriter, last: Answer) -> Result<(), AnswerLos
 async fn within<T>(limit: Duration, reply: Reply<'_, T>) -> Result<T, Refusal> {
     let late = || Refusal::Internal(Text::new("the answer took too long to find"));
     timeout(limit, reply).await.unwrap_or_else(|_| Err(late()))
-}
-
-/// QUIC sends what has the higher number first.
-fn priority(class: Class) -> i32 {
-    match class {
-        Class::Bulk => 0,
-        Class::ReadAhead => 1,
-        Class::Demand => 2,
-    }
 }
