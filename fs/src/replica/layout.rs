@@ -36,9 +36,9 @@ const README: &str = "\
 This directory belongs to twinshare. It holds a copy of a workspace that is not complete yet: `tree` is the
 workspace's own tree in the making, the rest is what twinshare needs to finish it.
 
-Nothing in here should be changed by hand. To go on where it stopped, run `twinshare workspace list` and
-`twinshare workspace start NAME`; to give the copy up, run `twinshare workspace remove NAME`. Files in `tree` that
-are not complete read as zeros where their content is missing.
+Nothing in here should be changed by hand. The workspace appears in its place again when the node runs: start it with
+`twinshare p2p start`. To give the copy up, run `twinshare workspace rm` with the directory above this one. Files in
+`tree` that are not complete read as zeros where their content is missing.
 ";
 
 /// Why a directory cannot become, or continue, a replica.
