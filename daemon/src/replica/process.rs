@@ -115,8 +115,27 @@ struct State {
     served: HashMap<String, Arc<Served>>,
     /// One connection a peer, however many of its workspaces are served.
     remotes: HashMap<PeerId, Remote>,
-    /// Orders being carried out: the process must not end under them.
-    busy: usize,
+    /// Orders being carried out, or whose answer is on its way: the process must not end under them.
+    orders: usize,
+    /// Something has been served, or could not be: without more to serve, the process has done its work.
+    done: bool,
+}
+
+/// An order from its arrival until its answer has been sent.
+struct Order<'h>(&'h Host);
+
+impl<'h> Order<'h> {
+    fn begin(host: &'h Host) -> Self {
+        host.state().orders += 1;
+        Self(host)
+    }
+}
+
+impl Drop for Order<'_> {
+    fn drop(&mut self) {
+        self.0.state().orders -= 1;
+        self.0.changed.notify_one();
+    }
 }
 
 impl Host {
@@ -138,7 +157,9 @@ impl Host {
                     Ok((stream, _)) => drop(tokio::spawn(self.clone().converse(stream))),
                     Err(error) => tracing::warn!(%error, "the control socket cannot be accepted on"),
                 },
-                () = self.changed.notified() => idle_max = Duration::ZERO,
+                () = self.changed.notified() => if self.state().done {
+                    idle_max = Duration::ZERO;
+                },
                 _ = terminate.recv() => self.detach_all().await,
                 () = tokio::time::sleep(idle_max), if self.is_idle() => return Ok(()),
             }
@@ -147,7 +168,7 @@ impl Host {
 
     fn is_idle(&self) -> bool {
         let state = self.state();
-        state.served.is_empty() && state.busy == 0
+        state.served.is_empty() && state.orders == 0
     }
 
     async fn converse(self: Arc<Self>, stream: UnixStream) {
@@ -157,8 +178,11 @@ impl Host {
         }
         let mut line = Line::new(stream);
         while let Ok(Some(request)) = line.receive::<Request>().await {
+            let order = Order::begin(&self);
             let answer = self.clone().carry_out(request).await;
-            if line.send(&answer).await.is_err() {
+            let sent = line.send(&answer).await;
+            drop(order);
+            if sent.is_err() {
                 return;
             }
         }
@@ -189,7 +213,6 @@ impl Host {
             if state.served.contains_key(&spec.id) {
                 return Ok(());
             }
-            state.busy += 1;
             state
                 .remotes
                 .entry(spec.peer)
@@ -200,21 +223,12 @@ impl Host {
         let started = tokio::spawn(async move { Served::start(&host, spec, remote).await }).await;
         let started = started.unwrap_or_else(|died| Err(Failure::Other(died.to_string())));
         let mut state = self.state();
-        state.busy -= 1;
-        match started {
-            Ok(served) => {
-                let served = Arc::new(served);
-                state.served.insert(id, served.clone());
-                drop(state);
-                tokio::spawn(self.clone().watch(served));
-                Ok(())
-            }
-            Err(failure) => {
-                drop(state);
-                self.changed.notify_one();
-                Err(failure)
-            }
-        }
+        state.done = true;
+        let served = Arc::new(started?);
+        state.served.insert(id, served.clone());
+        drop(state);
+        tokio::spawn(self.clone().watch(served));
+        Ok(())
     }
 
     async fn detach(&self, id: &str) -> Result<(), Failure> {
@@ -243,7 +257,8 @@ impl Host {
         let mut state = self.state();
         state.served.remove(&served.spec().id);
         let peer = served.spec().peer;
-        if !state.served.values().any(|other| other.spec().peer == peer) && state.busy == 0 {
+        if !state.served.values().any(|other| other.spec().peer == peer) {
+            // An attach under way holds its own handle on the connection.
             state.remotes.remove(&peer);
         }
         drop(state);

@@ -106,18 +106,24 @@ impl Supervisor {
     }
 
     async fn serve_once(&self, spec: &Spec) -> Result<(), Failure> {
-        self.ensure_process(spec.process()).await.map_err(|error| Failure::Other(error.to_string()))?;
         let request = Request::Attach(Box::new(spec.clone()));
-        match control::ask(&self.home, spec.process(), &request, ATTACH_WITHIN).await {
-            Ok(Answer::Done) => Ok(()),
-            Ok(Answer::Failed(failure)) => Err(failure),
-            Ok(Answer::Status(_)) => {
-                Err(Failure::Other("the replica process answered something else".into()))
-            }
-            Err(error) => Err(Failure::Other(format!(
-                "the replica process broke off ({error}); its log is {}",
-                log_path(&self.home, spec.process()).display()
-            ))),
+        match self.order(spec, &request).await {
+            // A process that had just decided to end took the order with it; the next one has all its life before it.
+            Err(error) if is_absent(&error) => self.order(spec, &request).await,
+            answered => answered,
+        }
+        .map_err(|error| {
+            let log = log_path(&self.home, spec.process());
+            Failure::Other(format!("the replica process broke off ({error}); its log is {}", log.display()))
+        })?
+    }
+
+    async fn order(&self, spec: &Spec, request: &Request) -> io::Result<Result<(), Failure>> {
+        self.ensure_process(spec.process()).await?;
+        match control::ask(&self.home, spec.process(), request, ATTACH_WITHIN).await? {
+            Answer::Done => Ok(Ok(())),
+            Answer::Failed(failure) => Ok(Err(failure)),
+            Answer::Status(_) => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
@@ -293,7 +299,8 @@ fn is_dead(at: &Path) -> bool {
     rustix::fs::statfs(at).is_err_and(|errno| errno == rustix::io::Errno::NOTCONN)
 }
 
-/// True when nobody listens on the socket: the process does not run.
+/// True when nobody listens on the socket, or whoever did has ended: the process does not run.
 fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof)
 }

@@ -73,7 +73,7 @@ async fn complete(origin: Arc<dyn Origin>, mut frames: Frames, mut receiver: Rec
         let why = match take(&mut frames, receiver, &mut taken).await {
             Ok(Taken::All) => return,
             Ok(Taken::Some(partial, why)) => {
-                receiver = partial;
+                receiver = *partial;
                 why
             }
             Err(error) => return tracing::warn!(%error, "a manifest cannot be completed"),
@@ -90,7 +90,7 @@ async fn complete(origin: Arc<dyn Origin>, mut frames: Frames, mut receiver: Rec
 
 enum Taken {
     All,
-    Some(Receiver, OriginError),
+    Some(Box<Receiver>, OriginError),
 }
 
 async fn take(
@@ -101,7 +101,7 @@ async fn take(
     loop {
         let frame = match next(frames).await {
             Ok(frame) => frame,
-            Err(error) => return Ok(Taken::Some(receiver, error)),
+            Err(error) => return Ok(Taken::Some(Box::new(receiver), error)),
         };
         let (back, complete) = blocking(move || {
             let complete = receiver.accept(&frame)?;
