@@ -34,7 +34,7 @@ use crate::registry::Registry;
 use crate::share::Shares;
 
 pub use address::AddressError;
-pub use detached::{READY_WITHIN, StartError, start_detached};
+pub use detached::{READY_WITHIN, StartError, StopError, start_detached, stop_detached};
 pub use lifecycle::{NodeError, RunningNode, STOP_WITHIN, run};
 pub(crate) use local::LocalWorkspace;
 pub use peers::Peers;

@@ -13,6 +13,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{Node, privilege};
 use crate::api::wire::{Check, CheckState, Mode};
+use crate::discovery::{InterfaceState, InterfaceStatus};
 use crate::runtime::bubblewrap;
 use crate::runtime::launch::LaunchError;
 
@@ -35,7 +36,11 @@ impl Node {
     /// Looks at everything that has to do with this node.
     pub(crate) async fn examine(&self) -> Vec<Check> {
         let home = self.home();
-        surroundings(vec![home.cache().to_owned(), home.files().to_owned()]).await
+        let mut found = surroundings(vec![home.cache().to_owned(), home.files().to_owned()]).await;
+        found.push(port(self.config().listen.port, self.listening.port()));
+        let enabled = self.config().discovery.enabled;
+        found.push(discovery(enabled, &self.peers().seen().interfaces));
+        found
     }
 }
 
@@ -170,6 +175,45 @@ fn descriptors(current: Option<u64>) -> Check {
     }
 }
 
+/// `wanted` is the configured port, 0 for any; `used` the one peers are listened for on.
+fn port(wanted: u16, used: u16) -> Check {
+    match wanted == used || wanted == 0 {
+        true => ok("port", format!("peers reach this node on UDP port {used}")),
+        false => warn(
+            "port",
+            format!(
+                "UDP port {wanted} was taken, so peers reach this node on {used}, which firewalls may not let in"
+            ),
+            Some("end the other program and restart the node, or choose a port with `listen: {port: N}`"),
+        ),
+    }
+}
+
+fn discovery(enabled: bool, interfaces: &[InterfaceStatus]) -> Check {
+    const NAME_ONE: &str =
+        "name one with `discovery: {interfaces: [NAME]}`, or add peers with `twinshare p2p add HOST`";
+    let named = |state: InterfaceState| {
+        let of_state = interfaces.iter().filter(move |interface| interface.state == state);
+        of_state.map(|interface| match &interface.reason {
+            Some(reason) => format!("{} ({reason})", interface.name),
+            None => interface.name.clone(),
+        })
+    };
+    let list = |state| named(state).collect::<Vec<_>>().join(", ");
+    let failed = list(InterfaceState::Failed);
+    match (enabled, list(InterfaceState::Used)) {
+        (false, _) => ok("discovery", "switched off by the configuration"),
+        (true, used) if !failed.is_empty() => {
+            warn("discovery", format!("beacons cannot be sent on {failed}; used: [{used}]"), Some(NAME_ONE))
+        }
+        (true, used) if used.is_empty() => {
+            let ignored = list(InterfaceState::Ignored);
+            warn("discovery", format!("no network interface is used; ignored: [{ignored}]"), Some(NAME_ONE))
+        }
+        (true, used) => ok("discovery", format!("peers are looked for on {used}")),
+    }
+}
+
 fn space(store: &Path) -> Check {
     // The directory is made when something first lies in it.
     let there = store.ancestors().find(|path| path.exists()).unwrap_or(store);
@@ -215,6 +259,22 @@ mod tests {
         check(passthrough(Mode::User, "6.18.5"), Good, "only a node started by root");
         check(passthrough(Mode::Root, "6.1.0-32"), Good, "older than 6.9");
         check(passthrough(Mode::Root, "strange"), Good, "older");
+        check(port(37778, 37778), Good, "37778");
+        check(port(0, 5), Good, "5");
+        check(port(37778, 5), Warn, "37778 was taken, so peers reach this node on 5");
+        check(discovery(false, &[]), Good, "switched off");
+        check(discovery(true, &[]), Warn, "twinshare p2p add");
+        let status = |name: &str, state, reason: Option<&str>| InterfaceStatus {
+            name: name.to_owned(),
+            state,
+            reason: reason.map(str::to_owned),
+        };
+        let used = status("eth0", InterfaceState::Used, None);
+        let ignored = status("docker0", InterfaceState::Ignored, Some("a bridge"));
+        let failed = status("wlan0", InterfaceState::Failed, Some("no route"));
+        check(discovery(true, &[used.clone(), ignored.clone()]), Good, "on eth0");
+        check(discovery(true, &[ignored]), Warn, "docker0 (a bridge)");
+        check(discovery(true, &[used, failed]), Warn, "wlan0 (no route)");
         check(fusermount(Mode::Root), Good, "not needed");
         check(space(Path::new("/proc/no/such")), Warn, "less than 1 GiB are free in /proc/no/such");
     }
