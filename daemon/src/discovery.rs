@@ -117,14 +117,16 @@ pub struct Seen {
 /// Discovery at work. Dropping it ends it without a goodbye.
 #[derive(Debug)]
 pub struct Discovery {
-    orders: mpsc::UnboundedSender<Order>,
+    announcement: watch::Sender<Announcement>,
+    orders: mpsc::Sender<Order>,
     seen: watch::Receiver<Seen>,
 }
 
-/// Orders come from this node alone, and few.
+/// Orders that wait at most; one more request to ask adds nothing to those.
+const ORDERS_WAITING_MAX: usize = 4;
+
 #[derive(Debug)]
 enum Order {
-    Announce(Announcement),
     Ask,
     Stop(oneshot::Sender<()>),
 }
@@ -133,11 +135,12 @@ impl Discovery {
     /// Starts announcing and listening. An interface that cannot be used is reported in [`Seen`], not here: it may
     /// come back. Must be called within a Tokio runtime.
     pub fn start(config: &DiscoveryConfig, identity: &Identity, announcement: Announcement) -> Self {
-        let (orders, receiver) = mpsc::unbounded_channel();
+        let (orders, ordered) = mpsc::channel(ORDERS_WAITING_MAX);
         let (publish, seen) = watch::channel(Seen::default());
-        let actor = Actor::new(config.clone(), identity.clone(), announcement, publish);
-        tokio::spawn(actor.run(receiver));
-        Self { orders, seen }
+        let (announcement, announced) = watch::channel(announcement);
+        let actor = Actor::new(config.clone(), identity.clone(), announced, publish);
+        tokio::spawn(actor.run(ordered));
+        Self { announcement, orders, seen }
     }
 
     /// Who is there, and news of it. Notified when a peer comes, changes or goes, or an interface does.
@@ -147,21 +150,27 @@ impl Discovery {
 
     /// From now on says this; the others hear it at once.
     pub fn announce(&self, announcement: Announcement) {
-        // It fails only when the task has ended, and then nobody listens anyway.
-        let _ = self.orders.send(Order::Announce(announcement));
+        self.announcement.send_if_modified(|said| {
+            let changed = *said != announcement;
+            *said = announcement;
+            changed
+        });
     }
 
     /// Asks who is there, as at the start: answers come within a tenth of a second, mostly.
     pub fn ask(&self) {
-        let _ = self.orders.send(Order::Ask);
+        let _ = self.orders.try_send(Order::Ask);
     }
 
     /// Says goodbye and ends, within a second.
     pub async fn stop(self) {
         let (done, stopped) = oneshot::channel();
-        if self.orders.send(Order::Stop(done)).is_ok() {
-            let _ = tokio::time::timeout(STOP_DEADLINE, stopped).await;
-        }
+        let farewell = async {
+            if self.orders.send(Order::Stop(done)).await.is_ok() {
+                let _ = stopped.await;
+            }
+        };
+        let _ = tokio::time::timeout(STOP_DEADLINE, farewell).await;
     }
 }
 
@@ -169,7 +178,7 @@ impl Discovery {
 struct Actor {
     config: DiscoveryConfig,
     identity: Identity,
-    announcement: Announcement,
+    announcement: watch::Receiver<Announcement>,
     publish: watch::Sender<Seen>,
     table: PeerTable,
     limit: Limit,
@@ -187,7 +196,7 @@ impl Actor {
     fn new(
         config: DiscoveryConfig,
         identity: Identity,
-        announcement: Announcement,
+        announcement: watch::Receiver<Announcement>,
         publish: watch::Sender<Seen>,
     ) -> Self {
         let (packets, arrived) = mpsc::channel(PACKETS_WAITING_MAX);
@@ -209,12 +218,11 @@ impl Actor {
         }
     }
 
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         loop {
             let wake = self.table.next_expiry().map_or(self.pace.next(), |at| at.min(self.pace.next()));
             tokio::select! {
                 order = orders.recv() => match order {
-                    Some(Order::Announce(announcement)) => self.change(announcement),
                     Some(Order::Ask) => self.pace.ask(Instant::now()),
                     Some(Order::Stop(done)) => {
                         self.send(Kind::Goodbye);
@@ -223,16 +231,10 @@ impl Actor {
                     }
                     None => return,
                 },
+                Ok(()) = self.announcement.changed() => self.pace.hurry(Instant::now(), Duration::ZERO),
                 Some(packet) = self.arrived.recv() => self.hear(&packet),
                 () = tokio::time::sleep_until(wake.into()) => self.tick().await,
             }
-        }
-    }
-
-    fn change(&mut self, announcement: Announcement) {
-        if self.announcement != announcement {
-            self.announcement = announcement;
-            self.pace.hurry(Instant::now(), Duration::ZERO);
         }
     }
 
@@ -279,15 +281,10 @@ impl Actor {
 
     /// Sends one beacon on every socket, each with a number of its own, since one that came twice is not believed.
     fn send(&mut self, kind: Kind) {
-        let mut beacon = Beacon {
-            kind,
-            sent_ms: 0,
-            name: self.announcement.name.clone(),
-            port: self.announcement.port,
-            workspaces: self.announcement.workspaces.clone(),
-            workspaces_total: u32::try_from(self.announcement.workspaces.len()).unwrap_or(u32::MAX),
-            catalogue: catalogue_hash(&self.announcement.workspaces),
-        };
+        let Announcement { name, port, workspaces } = self.announcement.borrow_and_update().clone();
+        let workspaces_total = u32::try_from(workspaces.len()).unwrap_or(u32::MAX);
+        let catalogue = catalogue_hash(&workspaces);
+        let mut beacon = Beacon { kind, sent_ms: 0, name, port, workspaces, workspaces_total, catalogue };
         for (place, socket) in &self.sockets {
             self.sent_ms = unix_ms().max(self.sent_ms + 1);
             beacon.sent_ms = self.sent_ms;

@@ -22,7 +22,9 @@ use crate::config::NodeName;
 use crate::home::Home;
 use crate::registry::{Registry, RegistryError, ShareMode, Tables, WorkspaceRecord};
 use crate::snapshot::{SnapshotError, Snapshots};
-use crate::workspace::{CompanionError, FileError, PlaceError, Workspace, WorkspaceName, check_place};
+use crate::workspace::{
+    CompanionError, FileError, PlaceError, ShareDefaults, Workspace, WorkspaceName, check_place,
+};
 use policy::Policy;
 
 /// A lease in use is renewed this often: far more often than it must be, far less often than it is used.
@@ -91,14 +93,16 @@ impl Shares {
         self.open.subscribe()
     }
 
-    /// Offers a workspace. [`ShareMode::Closed`] admits nobody yet: only the owner's own lists show it.
+    /// Offers a workspace. [`ShareMode::Closed`] admits nobody yet, only the owner's own lists show it; where the
+    /// workspace's file says `share: {open: true}`, it is opened all the same. The record that is returned tells.
     ///
     /// The workspace is checked as it would be for a peer's request, so that what is wrong with it is told to its
     /// owner and not to the first peer.
     pub async fn share(&self, name: &WorkspaceName, mode: ShareMode) -> Result<WorkspaceRecord, ShareError> {
         let workspace = name.clone();
         let record = self.registry.call(move |tables| tables.workspace(&workspace)).await?;
-        self.check(record.ok_or(RegistryError::NoSuchWorkspace)?).await?;
+        let defaults = self.check(record.ok_or(RegistryError::NoSuchWorkspace)?).await?;
+        let mode = if defaults.open { ShareMode::Open } else { mode };
         let workspace = name.clone();
         self.change(move |tables| tables.share(&workspace, mode, SystemTime::now())).await
     }
@@ -156,12 +160,14 @@ impl Shares {
         Ok(())
     }
 
-    async fn check(&self, record: WorkspaceRecord) -> Result<(), ShareError> {
+    /// Whether the workspace can be shared, and how when nobody says otherwise.
+    async fn check(&self, record: WorkspaceRecord) -> Result<ShareDefaults, ShareError> {
         let home = self.home.clone();
         let checked = spawn_blocking(move || {
             check_place(&record.directory, &home)?;
-            Workspace::load(&record)?.roots(&home)?;
-            Ok(())
+            let workspace = Workspace::load(&record)?;
+            workspace.roots(&home)?;
+            Ok(workspace.file.share)
         });
         checked.await.unwrap_or(Err(SnapshotError::Stopping.into()))
     }

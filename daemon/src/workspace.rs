@@ -23,7 +23,7 @@ mod scan;
 pub use companion::{BadCompanion, CompanionError, CompanionPath};
 pub use create::{CreateError, Created, create};
 pub use detect::{Detected, FoundCompanion, LeavingLink, detect};
-pub use file::{Environment, FILE_NAME, FileError, Runtime, ShareDefaults, WorkspaceFile};
+pub use file::{Environment, FILE_NAME, FileError, ShareDefaults, WorkspaceFile};
 pub use name::{BadWorkspaceName, NAME_CHARS_MAX, WorkspaceName};
 pub use place::{PlaceError, check_place};
 pub use requirements::{Requirement, requirements};

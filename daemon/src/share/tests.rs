@@ -158,6 +158,16 @@ async fn a_closed_share_admits_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_workspaces_file_may_open_a_share() {
+    let owner = Owner::new().await;
+    let directory = owner.workspace("demo").await;
+    fs::write(directory.join("twinshare.yaml"), "schema: 1\nname: demo\nshare: {open: true}\n").unwrap();
+    let record = owner.shares.share(&"demo".parse().unwrap(), ShareMode::Closed).await.unwrap();
+    assert_eq!(record.share.map(|share| share.mode), Some(ShareMode::Open));
+    open(&owner.visitor(), "demo", None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_withdrawn_share_is_refused_at_the_next_request() {
     let owner = Owner::new().await;
     owner.workspace("demo").await;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, de};
 
 use super::{CompanionPath, WorkspaceName};
 use crate::config::{parse_yaml, read_text, scalar};
+use crate::runtime::Runtime;
 
 /// The file's name, directly in the workspace's directory.
 pub const FILE_NAME: &str = "twinshare.yaml";
@@ -55,15 +56,6 @@ pub struct Environment {
     /// Variables set for its commands. Default: none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "variables")]
     pub env: BTreeMap<String, String>,
-}
-
-/// What runs an environment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Runtime {
-    /// A process on the host's kernel, in namespaces.
-    #[default]
-    Process,
 }
 
 /// How a workspace is shared when nobody says otherwise.
