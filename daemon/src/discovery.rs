@@ -28,11 +28,9 @@
 //! neutralised. Replayed beacons are ignored for as long as the peer is remembered; after that they make it appear
 //! where it is not, for 35 seconds.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use twinshare_transport::identity::{Identity, PeerId, PublicKey};
@@ -43,6 +41,7 @@ mod limit;
 mod pace;
 mod socket;
 mod table;
+mod task;
 
 #[cfg(test)]
 mod tests;
@@ -52,17 +51,8 @@ pub use socket::{GROUP_V4, GROUP_V6};
 
 use crate::config::{DiscoveryConfig, NodeName};
 use crate::workspace::WorkspaceName;
-use beacon::{Beacon, Kind, catalogue_hash, claimed_key};
-use limit::Limit;
-use pace::{JITTER, Pace};
-use socket::{GroupSocket, Packet, Place};
-use table::{Heard, PeerTable};
-
-/// Datagrams that wait to be looked at, at most; then the sockets wait, and the kernel drops.
-const PACKETS_WAITING_MAX: usize = 64;
-
-/// Answers to one query are spread over this time, so that a hundred nodes do not answer in one instant.
-const ANSWER_SPREAD: Duration = Duration::from_millis(50);
+use beacon::Beacon;
+use task::{Order, Task};
 
 /// How long a goodbye may take.
 const STOP_DEADLINE: Duration = Duration::from_secs(1);
@@ -125,12 +115,6 @@ pub struct Discovery {
 /// Orders that wait at most; one more request to ask adds nothing to those.
 const ORDERS_WAITING_MAX: usize = 4;
 
-#[derive(Debug)]
-enum Order {
-    Ask,
-    Stop(oneshot::Sender<()>),
-}
-
 impl Discovery {
     /// Starts announcing and listening. An interface that cannot be used is reported in [`Seen`], not here: it may
     /// come back. Must be called within a Tokio runtime.
@@ -138,8 +122,8 @@ impl Discovery {
         let (orders, ordered) = mpsc::channel(ORDERS_WAITING_MAX);
         let (publish, seen) = watch::channel(Seen::default());
         let (announcement, announced) = watch::channel(announcement);
-        let actor = Actor::new(config.clone(), identity.clone(), announced, publish);
-        tokio::spawn(actor.run(ordered));
+        let task = Task::new(config.clone(), identity.clone(), announced, publish);
+        tokio::spawn(task.run(ordered));
         Self { announcement, orders, seen }
     }
 
@@ -172,199 +156,4 @@ impl Discovery {
         };
         let _ = tokio::time::timeout(STOP_DEADLINE, farewell).await;
     }
-}
-
-/// The task behind [`Discovery`]: owns the sockets and all state.
-struct Actor {
-    config: DiscoveryConfig,
-    identity: Identity,
-    announcement: watch::Receiver<Announcement>,
-    publish: watch::Sender<Seen>,
-    table: PeerTable,
-    limit: Limit,
-    pace: Pace,
-    sockets: HashMap<Place, GroupSocket>,
-    packets: mpsc::Sender<Packet>,
-    arrived: mpsc::Receiver<Packet>,
-    /// `sent_ms` of the last beacon.
-    sent_ms: u64,
-    dice: RandomState,
-    rolled: u64,
-}
-
-impl Actor {
-    fn new(
-        config: DiscoveryConfig,
-        identity: Identity,
-        announcement: watch::Receiver<Announcement>,
-        publish: watch::Sender<Seen>,
-    ) -> Self {
-        let (packets, arrived) = mpsc::channel(PACKETS_WAITING_MAX);
-        let now = Instant::now();
-        Self {
-            config,
-            identity,
-            announcement,
-            publish,
-            table: PeerTable::default(),
-            limit: Limit::new(now),
-            pace: Pace::new(now),
-            sockets: HashMap::new(),
-            packets,
-            arrived,
-            sent_ms: 0,
-            dice: RandomState::new(),
-            rolled: 0,
-        }
-    }
-
-    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        loop {
-            let wake = self.table.next_expiry().map_or(self.pace.next(), |at| at.min(self.pace.next()));
-            tokio::select! {
-                order = orders.recv() => match order {
-                    Some(Order::Ask) => self.pace.ask(Instant::now()),
-                    Some(Order::Stop(done)) => {
-                        self.send(Kind::Goodbye);
-                        let _ = done.send(());
-                        return;
-                    }
-                    None => return,
-                },
-                Ok(()) = self.announcement.changed() => self.pace.hurry(Instant::now(), Duration::ZERO),
-                Some(packet) = self.arrived.recv() => self.hear(&packet),
-                () = tokio::time::sleep_until(wake.into()) => self.tick().await,
-            }
-        }
-    }
-
-    /// Does what is due.
-    async fn tick(&mut self) {
-        if self.table.expire(Instant::now()) {
-            self.publish(true);
-        }
-        if self.pace.next() > Instant::now() {
-            return;
-        }
-        self.follow_interfaces().await;
-        let jitter = JITTER.as_secs_f64() * (2.0 * self.roll() - 1.0);
-        if let Some(kind) = self.pace.due(Instant::now(), jitter) {
-            self.send(kind);
-        }
-    }
-
-    fn hear(&mut self, packet: &Packet) {
-        let now = Instant::now();
-        if claimed_key(&packet.bytes).is_none_or(|key| key == self.identity.public_key())
-            || !self.limit.admits(packet.source.ip(), now)
-        {
-            return;
-        }
-        let (key, beacon) = match Beacon::decode(&packet.bytes) {
-            Ok(read) => read,
-            Err(error) => {
-                tracing::debug!(source = %packet.source, %error, "a beacon was refused");
-                return;
-            }
-        };
-        let asks = beacon.kind == Kind::Query;
-        match self.table.hear(key, beacon, packet.source, now, SystemTime::now()) {
-            Heard::Ignored => return,
-            Heard::Changed => self.publish(true),
-            Heard::Same => self.publish(false),
-        }
-        if asks {
-            let delay = ANSWER_SPREAD.mul_f64(self.roll());
-            self.pace.hurry(now, delay);
-        }
-    }
-
-    /// Sends one beacon on every socket, each with a number of its own, since one that came twice is not believed.
-    fn send(&mut self, kind: Kind) {
-        let Announcement { name, port, workspaces } = self.announcement.borrow_and_update().clone();
-        let workspaces_total = u32::try_from(workspaces.len()).unwrap_or(u32::MAX);
-        let catalogue = catalogue_hash(&workspaces);
-        let mut beacon = Beacon { kind, sent_ms: 0, name, port, workspaces, workspaces_total, catalogue };
-        for (place, socket) in &self.sockets {
-            self.sent_ms = unix_ms().max(self.sent_ms + 1);
-            beacon.sent_ms = self.sent_ms;
-            if let Err(error) = socket.send(&beacon.encode(&self.identity)) {
-                tracing::debug!(interface = place.interface(), %error, "a beacon could not be sent");
-            }
-        }
-    }
-
-    /// Opens and closes sockets as interfaces come and go.
-    async fn follow_interfaces(&mut self) {
-        let listed = tokio::task::spawn_blocking(interfaces::list).await;
-        let found = match listed {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the network interfaces cannot be listed");
-                return;
-            }
-            // The runtime is shutting down.
-            Err(_) => return,
-        };
-        let (used, mut statuses) = interfaces::choose(&found, &self.config.interfaces);
-        let places: Vec<_> = used.iter().flat_map(Place::of).collect();
-        self.sockets.retain(|place, _| places.contains(place));
-        let is_news = places.iter().any(|place| !self.sockets.contains_key(place));
-        for interface in &used {
-            let problem = self.open(interface);
-            if let (Some(status), Some(problem)) =
-                (statuses.iter_mut().find(|status| status.name == interface.name), problem)
-            {
-                (status.state, status.reason) = (InterfaceState::Failed, Some(problem));
-            }
-        }
-        if is_news {
-            self.pace.ask(Instant::now());
-        }
-        let interfaces: Arc<[_]> = statuses.into();
-        self.publish.send_if_modified(|seen| {
-            let changed = seen.interfaces != interfaces;
-            seen.interfaces = interfaces;
-            changed
-        });
-    }
-
-    /// Opens the sockets of an interface that are missing; says what is wrong where it ends up with none.
-    fn open(&mut self, interface: &interfaces::Interface) -> Option<String> {
-        let mut problem = "it has no usable address".to_owned();
-        for place in Place::of(interface) {
-            if self.sockets.contains_key(&place) {
-                continue;
-            }
-            match GroupSocket::open(&place, self.config.port, self.packets.clone()) {
-                Ok(socket) => drop(self.sockets.insert(place, socket)),
-                Err(error) => {
-                    tracing::debug!(?place, %error, "a discovery socket could not be opened");
-                    problem = error.to_string();
-                }
-            }
-        }
-        let is_open = self.sockets.keys().any(|place| place.interface() == interface.name);
-        (!is_open).then_some(problem)
-    }
-
-    /// Shows the peers as they are now; wakes those who watch only for news.
-    fn publish(&self, is_news: bool) {
-        let peers = self.table.peers().into();
-        self.publish.send_if_modified(|seen| {
-            seen.peers = peers;
-            is_news
-        });
-    }
-
-    /// A number from 0 to 1 that others cannot foretell well enough to make nodes speak at once.
-    fn roll(&mut self) -> f64 {
-        self.rolled += 1;
-        self.dice.hash_one(self.rolled) as f64 / u64::MAX as f64
-    }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
