@@ -169,7 +169,8 @@ impl Client {
         self.read(&path(["clones", id])).await
     }
 
-    /// Unmounts a clone and forgets it; its directory stays. A problem `busy` names who uses it.
+    /// Unmounts a clone and forgets it; what an unfinished one has fetched goes with it. A problem `busy` names who
+    /// uses it.
     pub async fn remove_clone(&self, id: &str) -> Result<()> {
         self.call(Method::DELETE, &path(["clones", id])).await
     }

@@ -79,6 +79,11 @@ impl Node {
         &self.config
     }
 
+    /// Where it listens for peers.
+    pub fn listening(&self) -> SocketAddr {
+        self.listening
+    }
+
     /// What it remembers.
     pub fn registry(&self) -> &Registry {
         &self.registry
@@ -109,9 +114,11 @@ impl Node {
         &self.stopping
     }
 
-    /// Asks the network who is there, and waits until those who are have answered.
+    /// Asks the network who is there, and waits until those who are have answered. Nothing to do without discovery.
     pub(crate) async fn ask_who_is_there(&self) {
-        self.asked.notify_one();
-        tokio::time::sleep(ASK_WITHIN).await;
+        if self.config.discovery.enabled {
+            self.asked.notify_one();
+            tokio::time::sleep(ASK_WITHIN).await;
+        }
     }
 }

@@ -23,11 +23,16 @@ pub(super) async fn list(State(node): State<Shared>) -> Json<List<Replica>> {
 #[utoipa::path(post, path = "/clones", tag = "clones", request_body = CloneRequest,
     responses(
         (status = 202, description = "Begun; `location` leads to the operation", body = Operation),
-        (status = 403, description = "`peer_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`no_such_peer`, `no_such_remote_workspace`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`ambiguous_name`, with `candidates`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_name`, `invalid_when_gone`, `relative_path`", body = Problem, content_type = "application/problem+json"),
-        (status = 502, description = "`peer_unreachable`", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`peer_refused`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_peer`, `no_such_remote_workspace`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`ambiguous_name`, with `candidates`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_name`, `invalid_when_gone`, `relative_path`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 502, description = "`peer_unreachable`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn create(
@@ -44,7 +49,8 @@ pub(super) async fn create(
     params(("id" = String, Path, description = "The clone")),
     responses(
         (status = 200, description = "As it is now", body = Replica),
-        (status = 404, description = "`no_such_replica`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_replica`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn show(
@@ -54,13 +60,15 @@ pub(super) async fn show(
     find(&node, ReplicaKind::Clone, id).await.map(Json)
 }
 
-/// Unmounts a clone, plainly, and forgets it. Its directory stays.
+/// Unmounts a clone, plainly, and forgets it. What an unfinished clone has fetched goes with it.
 #[utoipa::path(delete, path = "/clones/{id}", tag = "clones",
     params(("id" = String, Path, description = "The clone")),
     responses(
         (status = 204, description = "Unmounted and forgotten"),
-        (status = 404, description = "`no_such_replica`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`busy`, with `users`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_replica`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`busy`, with `users`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn remove(

@@ -1,6 +1,6 @@
 //! Every way in which a request can fail, as the handlers see it.
 //!
-//! Each variant is one problem code: a variant exists only where whoever asked acts differently. What a variant
+//! A variant exists only where whoever asked acts differently, or where the words of another module end. What each
 //! becomes on the wire is decided in [`problem`](super::problem) alone.
 
 use std::error::Error;

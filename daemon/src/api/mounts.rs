@@ -23,11 +23,16 @@ pub(super) async fn list(State(node): State<Shared>) -> Json<List<Replica>> {
 #[utoipa::path(post, path = "/mounts", tag = "mounts", request_body = MountRequest,
     responses(
         (status = 202, description = "Begun; `location` leads to the operation", body = Operation),
-        (status = 403, description = "`peer_refused`", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`no_such_peer`, `no_such_remote_workspace`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`ambiguous_name`, with `candidates`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_name`, `invalid_when_gone`, `relative_path`", body = Problem, content_type = "application/problem+json"),
-        (status = 502, description = "`peer_unreachable`", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`peer_refused`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_peer`, `no_such_remote_workspace`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`ambiguous_name`, with `candidates`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_name`, `invalid_when_gone`, `relative_path`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 502, description = "`peer_unreachable`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn create(
@@ -44,7 +49,8 @@ pub(super) async fn create(
     params(("id" = String, Path, description = "The mount")),
     responses(
         (status = 200, description = "As it is now", body = Replica),
-        (status = 404, description = "`no_such_replica`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_replica`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn show(
@@ -59,8 +65,10 @@ pub(super) async fn show(
     params(("id" = String, Path, description = "The mount")),
     responses(
         (status = 204, description = "Unmounted"),
-        (status = 404, description = "`no_such_replica`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`busy`, with `users`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_replica`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`busy`, with `users`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn remove(

@@ -37,7 +37,8 @@ pub(super) async fn list(State(node): State<Shared>) -> Json<List<Operation>> {
     params(("id" = String, Path, description = "The operation"), Wait),
     responses(
         (status = 200, description = "As it is now", body = Operation),
-        (status = 404, description = "`no_such_operation`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_operation`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn show(
@@ -59,7 +60,8 @@ pub(super) async fn show(
     params(("id" = String, Path, description = "The operation")),
     responses(
         (status = 202, description = "Asked to end; as it is now", body = Operation),
-        (status = 404, description = "`no_such_operation`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_operation`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn cancel(

@@ -42,8 +42,10 @@ pub(super) async fn list(
 #[utoipa::path(post, path = "/peers", tag = "peers", request_body = AddPeer,
     responses(
         (status = 201, description = "It answered, and is remembered", body = Peer),
-        (status = 422, description = "`invalid_address`, `unknown_host`, `own_address`", body = Problem, content_type = "application/problem+json"),
-        (status = 502, description = "`peer_unreachable`, `peer_protocol`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_address`, `unknown_host`, `own_address`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 502, description = "`peer_unreachable`, `peer_protocol`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn add(
@@ -70,7 +72,8 @@ pub(super) struct Wanted {
 #[utoipa::path(get, path = "/remote-workspaces", tag = "peers", params(Wanted),
     responses(
         (status = 200, description = "What came back within some seconds", body = RemoteWorkspaces),
-        (status = 404, description = "`no_such_peer`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_peer`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn workspaces(

@@ -55,8 +55,13 @@ pub trait ReplicaControl: fmt::Debug + Send + Sync + 'static {
     /// One replica with its progress.
     fn status<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>>;
 
-    /// Unmounts plainly, never lazily, and ends the process; a view is gone then, a clone's directory stays.
+    /// Unmounts plainly, never lazily, and forgets the replica. What was fetched for a view or an unfinished clone goes
+    /// with it, and a directory that was made for it, if nothing else is in it.
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ReplicaError>>;
+}
+
+fn by(users: &[String]) -> String {
+    if users.is_empty() { String::new() } else { format!(" by {}", users.join(", ")) }
 }
 
 /// Why a replica could not be made, shown or ended.
@@ -74,7 +79,7 @@ pub enum ReplicaError {
         reason: String,
     },
     /// Somebody works in it.
-    #[error("{} is in use", directory.display())]
+    #[error("{} is in use{}", directory.display(), by(users))]
     Busy {
         /// The mount point.
         directory: PathBuf,

@@ -92,3 +92,6 @@ pub(super) async fn detach(node: &Shared, kind: ReplicaKind, id: String) -> Resu
     node.replicas().detach(&replica.id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,9 +18,12 @@ use crate::workspace::{Environment, FileError, Roots, WorkspaceFile, requirement
 #[utoipa::path(post, path = "/runs", tag = "runs", request_body = RunRequest,
     responses(
         (status = 200, description = "The plan", body = Plan),
-        (status = 404, description = "`not_here`, `not_in_workspace`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`ambiguous_name`, with `candidates`; `not_served`, `unplannable`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`no_command`, `invalid_file`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`not_here`, `not_in_workspace`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`ambiguous_name`, with `candidates`; `not_served`, `unplannable`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`no_command`, `invalid_file`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn plan(

@@ -16,8 +16,10 @@ use crate::registry::{RegistryError, ShareMode};
     params(("name" = String, Path, description = "The workspace")),
     responses(
         (status = 200, description = "The share", body = Share),
-        (status = 404, description = "`no_such_workspace`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_file`, `unusable_place`, `unusable_companion`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_workspace`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_file`, `unusable_place`, `unusable_companion`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn put(
@@ -36,7 +38,8 @@ pub(super) async fn put(
     params(("name" = String, Path, description = "The workspace")),
     responses(
         (status = 204, description = "No longer offered"),
-        (status = 404, description = "`no_such_workspace`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_workspace`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn delete(
@@ -52,7 +55,8 @@ pub(super) async fn delete(
     params(("name" = String, Path, description = "The workspace")),
     responses(
         (status = 204, description = "Forgotten"),
-        (status = 404, description = "`no_such_workspace`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_workspace`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn forget(

@@ -35,8 +35,10 @@ pub(super) async fn list(State(node): State<Shared>) -> Result<Json<List<Workspa
 #[utoipa::path(post, path = "/workspaces", tag = "workspaces", request_body = CreateWorkspace,
     responses(
         (status = 201, description = "Registered", body = CreatedWorkspace),
-        (status = 409, description = "`name_taken`, `directory_taken`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_name`, `relative_path`, `unusable_place`, `invalid_file`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`name_taken`, `directory_taken`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_name`, `relative_path`, `unusable_place`, `invalid_file`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn create(
@@ -54,8 +56,10 @@ pub(super) async fn create(
     params(("name" = String, Path, description = "The workspace")),
     responses(
         (status = 200, description = "As it is on disk now", body = WorkspaceDetails),
-        (status = 404, description = "`no_such_workspace`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_file`, `unusable_companion`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`no_such_workspace`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`invalid_file`, `unusable_companion`",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn show(

@@ -118,13 +118,15 @@ async fn start_program(home: &Home, program: &Path, arguments: &[&str]) -> Resul
         }
     };
     match ready {
-        Ok(pid) => pid.map_err(StartError::Client),
+        Ok(answered) => answered.map_err(StartError::Client)?,
         Err(_elapsed) => {
             child.kill().await.map_err(StartError::Spawn)?;
             let lines = log::last_lines(&log, log_bytes, LOG_LINES).unwrap_or_default();
-            Err(StartError::Silent { log, lines })
+            return Err(StartError::Silent { log, lines });
         }
     }
+    // Of two starts at once one node came up, and whichever it was, it holds the lock.
+    Ok(home.running()?.or(child.id()).unwrap_or_default())
 }
 
 /// Returns when no node runs on `home`; an error as soon as one answers that means to go on.
@@ -145,11 +147,11 @@ fn still_running(home: &Home) -> Result<(), HomeError> {
     }
 }
 
-/// Waits until the node behind `client` is ready, and returns its process.
-async fn answers(client: &Client) -> Result<u32, ClientError> {
+/// Waits until the node behind `client` is ready.
+async fn answers(client: &Client) -> Result<(), ClientError> {
     loop {
-        match client.node().await {
-            Ok(node) => return Ok(node.pid),
+        match client.health().await {
+            Ok(_) => return Ok(()),
             Err(ClientError::NotRunning { .. }) => tokio::time::sleep(POLL).await,
             Err(error) => return Err(error),
         }

@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use rustix::process::{Resource, getrlimit};
 
 use super::{Node, privilege};
@@ -52,7 +53,7 @@ async fn surroundings(stores: Vec<PathBuf>) -> Vec<Check> {
         ("fusermount", Box::new(move || fusermount(mode))),
         ("passthrough", Box::new(move || passthrough(mode, &release()))),
         ("namespaces", Box::new(|| namespaces(bubblewrap::probe()))),
-        ("landlock", Box::new(|| landlock(fs::read_to_string("/sys/kernel/security/lsm")))),
+        ("landlock", Box::new(|| landlock(has_landlock()))),
         ("descriptors", Box::new(|| descriptors(getrlimit(Resource::Nofile).current))),
     ];
     for store in stores {
@@ -147,18 +148,20 @@ fn namespaces(probed: Result<(), LaunchError>) -> Check {
     }
 }
 
-/// `modules` are the security modules in force, as the kernel lists them.
-fn landlock(modules: io::Result<String>) -> Check {
-    match modules {
-        Ok(list) if list.trim().split(',').any(|module| module == "landlock") => {
-            ok("landlock", "commands are also confined by Landlock")
-        }
-        Ok(_) => warn(
+/// Whether the kernel confines by Landlock what a run needs confined: renames between directories, since Linux 5.19.
+fn has_landlock() -> bool {
+    let needed = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    needed.handle_access(AccessFs::Refer).and_then(Ruleset::create).is_ok()
+}
+
+fn landlock(is_there: bool) -> Check {
+    match is_there {
+        true => ok("landlock", "commands are also confined by Landlock"),
+        false => warn(
             "landlock",
-            "the kernel does not use Landlock: commands are confined by namespaces alone",
-            Some("add `landlock` to the kernel's `lsm=` parameter"),
+            "the kernel does not offer Landlock: commands are confined by namespaces alone",
+            Some("on Linux 5.19 or newer, add `landlock` to the kernel's `lsm=` parameter"),
         ),
-        Err(error) => warn("landlock", format!("cannot be told (/sys/kernel/security/lsm: {error})"), None),
     }
 }
 
@@ -249,9 +252,8 @@ mod tests {
         check(namespaces(Err(LaunchError::NoBubblewrap)), Fail, "apt-get install bubblewrap");
         let refused = LaunchError::Refused { why: "no".into(), fix: Some("sysctl".into()) };
         check(namespaces(Err(refused)), Fail, "no sysctl");
-        check(landlock(Ok("capability,landlock,yama\n".into())), Good, "Landlock");
-        check(landlock(Ok("capability,landlocked".into())), Warn, "lsm=");
-        check(landlock(Err(io::ErrorKind::NotFound.into())), Warn, "cannot be told");
+        check(landlock(true), Good, "Landlock");
+        check(landlock(false), Warn, "lsm=");
         check(descriptors(Some(1024)), Warn, "1024");
         check(descriptors(Some(4096)), Good, "4096");
         check(descriptors(None), Good, "not limited");

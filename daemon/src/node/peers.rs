@@ -39,6 +39,9 @@ const GREET_WITHIN: Duration = Duration::from_secs(5);
 /// How long peers may take for their catalogues, all together.
 pub(crate) const CATALOGUES_WITHIN: Duration = Duration::from_secs(6);
 
+/// How long a peer may take of which nothing was heard lately: ten times what a connection across a continent takes.
+const ABSENT_WITHIN: Duration = Duration::from_secs(2);
+
 /// All peers of a node.
 #[derive(Debug)]
 pub struct Peers {
@@ -126,7 +129,8 @@ impl Peers {
 
     async fn catalogue(&self, peer: &KnownPeer) -> Catalogue {
         let remote = self.remote(peer.id, &peer.addresses);
-        let offers = remote.catalogue(CATALOGUES_WITHIN).await?;
+        let within = if peer.online { CATALOGUES_WITHIN } else { ABSENT_WITHIN };
+        let offers = remote.catalogue(within).await?;
         let sighting = Sighting {
             peer: peer.id,
             name: peer.name.clone(),

@@ -20,14 +20,14 @@ pub(crate) struct RemoteWorkspace {
 impl Peers {
     /// The one workspace that `[PEER/]NAME` means, and that this node may read.
     ///
-    /// Without a peer, those that are there or were added by the user are asked, and all others only if none of those
-    /// offers it: an absent peer costs its whole deadline.
+    /// Without a peer, those that are there are asked, and all others only if none of those offers it: an absent peer
+    /// costs its whole deadline.
     pub(crate) async fn resolve(self: &Arc<Self>, text: &str) -> Result<RemoteWorkspace, ApiError> {
         let target: Target = text.parse()?;
         let all = self.all().await?;
         let (first, then): (Vec<_>, Vec<_>) = match &target.peer {
             Some(peer) => (called(all, peer)?, Vec::new()),
-            None => all.into_iter().partition(KnownPeer::is_expected),
+            None => all.into_iter().partition(|peer| peer.online),
         };
         let mut answers = self.catalogues(first).await;
         if !answers.iter().any(|(_, catalogue)| offer(catalogue, &target.workspace).is_some()) {

@@ -1,0 +1,134 @@
+//! A node for tests of what lies above it, with replicas that exist on paper only.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tempfile::TempDir;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use twinshare_transport::client::Client;
+use twinshare_transport::identity::Identity;
+use twinshare_transport::protocol::Hello;
+
+use crate::api::replica_control::{BoxFuture, ReplicaControl, ReplicaError, ReplicaSpec};
+use crate::api::wire::{PeerRef, ProgressUnit, Replica, ReplicaKind, ReplicaState, UnixTime};
+use crate::config::Config;
+use crate::discovery::Seen;
+use crate::home::Home;
+use crate::node::{Node, Peers};
+use crate::operation::{Operations, Task};
+use crate::registry::Registry;
+use crate::share::Shares;
+
+/// A replica that is mounted nowhere.
+pub(crate) fn replica(id: &str, kind: ReplicaKind) -> Replica {
+    Replica {
+        id: id.to_owned(),
+        kind,
+        workspace: "demo".to_owned(),
+        peer: PeerRef { id: "peer".to_owned(), short_id: "peer".to_owned(), name: None },
+        directory: format!("/nowhere/{id}"),
+        state: ReplicaState::Mounted,
+        detail: None,
+        when_gone: "wait=10s".to_owned(),
+        snapshot: None,
+        pid: None,
+        created_at: UnixTime(0),
+        roots: Vec::new(),
+        progress: None,
+    }
+}
+
+/// Replicas in memory. Their workspace's name decides how an attempt ends: `refused`, `hangs` (until cancelled),
+/// anything else becomes a replica. One called `busy` cannot be detached; `panics` panics.
+#[derive(Debug, Default)]
+pub(crate) struct PaperReplicas(Mutex<Vec<Replica>>);
+
+impl PaperReplicas {
+    pub(crate) fn of(replicas: impl IntoIterator<Item = Replica>) -> Self {
+        Self(Mutex::new(replicas.into_iter().collect()))
+    }
+
+    fn find(&self, id: &str) -> Result<Replica, ReplicaError> {
+        let all = self.0.lock().unwrap();
+        all.iter().find(|r| r.id == id).cloned().ok_or_else(|| ReplicaError::NoSuchReplica(id.to_owned()))
+    }
+}
+
+impl ReplicaControl for PaperReplicas {
+    fn attach<'a>(&'a self, spec: ReplicaSpec, task: Task) -> BoxFuture<'a, Result<Replica, ReplicaError>> {
+        Box::pin(async move {
+            task.step("asking the peer", None, ProgressUnit::Steps);
+            match spec.workspace.as_str() {
+                "refused" => return Err(ReplicaError::Refused("not shared with you".to_owned())),
+                "hangs" => {
+                    task.cancelled().await;
+                    return Err(ReplicaError::Cancelled);
+                }
+                _ => {}
+            }
+            let mut made = replica(&spec.workspace, spec.kind);
+            made.when_gone = spec.when_gone.to_string();
+            made.peer.id = spec.peer.to_string();
+            self.0.lock().unwrap().push(made.clone());
+            Ok(made)
+        })
+    }
+
+    fn list(&self, kind: ReplicaKind) -> BoxFuture<'_, Vec<Replica>> {
+        let all = self.0.lock().unwrap().iter().filter(|r| r.kind == kind).cloned().collect();
+        Box::pin(async { all })
+    }
+
+    fn status<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>> {
+        assert_ne!(id, "panics", "asked to");
+        let found = self.find(id);
+        Box::pin(async { found })
+    }
+
+    fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ReplicaError>> {
+        let found = self.find(id);
+        Box::pin(async move {
+            let replica = found?;
+            if id == "busy" {
+                let users = vec!["bash (pid 4711) in src/".to_owned()];
+                return Err(ReplicaError::Busy { directory: replica.directory.into(), users });
+            }
+            self.0.lock().unwrap().retain(|r| r.id != id);
+            Ok(())
+        })
+    }
+}
+
+/// A node of nothing but what the API needs, in a directory of its own.
+pub(crate) struct Fixture {
+    pub(crate) node: Arc<Node>,
+    pub(crate) directory: TempDir,
+}
+
+pub(crate) async fn node(replicas: PaperReplicas) -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    let home = Home::isolated(&directory.path().join("home"));
+    home.prepare().unwrap();
+    let registry = Registry::open(home.registry()).await.unwrap();
+    let identity = Identity::generate().unwrap();
+    let client = Client::new(&identity, Hello::new("test")).unwrap();
+    let (_, seen) = tokio::sync::watch::channel(Seen::default());
+    let shares = Shares::open(home.clone(), registry.clone(), "test".parse().unwrap()).await.unwrap();
+    let node = Arc::new(Node {
+        life: "test".to_owned(),
+        home,
+        config: Config::default(),
+        peer: identity.peer_id(),
+        listening: "127.0.0.1:1".parse().unwrap(),
+        started: (UnixTime::now(), Instant::now()),
+        peers: Arc::new(Peers::new(identity.peer_id(), client, registry.clone(), seen)),
+        registry,
+        shares: Arc::new(shares),
+        replicas: Arc::new(replicas),
+        operations: Operations::new("test"),
+        asked: Notify::new(),
+        stopping: CancellationToken::new(),
+    });
+    Fixture { node, directory }
+}
