@@ -1,0 +1,45 @@
+//! `twinshare workspace`: this machine's workspaces, and those of others.
+
+mod clone;
+mod create;
+mod list;
+mod rm;
+mod share;
+mod show;
+mod unshare;
+
+use clap::{Args, Subcommand};
+
+use crate::error::Result;
+
+/// This machine's workspaces, and those of others.
+#[derive(Debug, Args)]
+pub(crate) struct Workspace {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Create(create::Create),
+    Share(share::Share),
+    Unshare(unshare::Unshare),
+    List(list::List),
+    Show(show::Show),
+    Rm(rm::Rm),
+    Clone(clone::Clone),
+}
+
+impl Workspace {
+    pub(crate) fn run(self) -> Result {
+        match self.command {
+            Command::Create(command) => command.run(),
+            Command::Share(command) => command.run(),
+            Command::Unshare(command) => command.run(),
+            Command::List(command) => command.run(),
+            Command::Show(command) => command.run(),
+            Command::Rm(command) => command.run(),
+            Command::Clone(command) => command.run(),
+        }
+    }
+}

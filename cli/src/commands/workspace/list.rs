@@ -1,0 +1,149 @@
+//! `twinshare workspace list`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+use twinshare_daemon::api::wire::{RemoteWorkspaces, Replica, ReplicaKind, ReplicaState, Share, Workspace};
+
+use crate::error::Result;
+use crate::node;
+use crate::output::{Format, Table, line, note};
+use crate::progress::bar;
+use crate::text::{bytes, per_cent, shown};
+
+/// List workspaces.
+///
+/// Those registered here, and the mounts and clones of others'; with `--remote`, those that others offer now.
+#[derive(Debug, Args)]
+#[command(before_help = "Examples:
+  twinshare workspace list
+  twinshare workspace list --remote
+  twinshare workspace list --json | jq -r '.mounts[].directory'")]
+pub(crate) struct List {
+    /// What others on this network offer
+    #[arg(long)]
+    remote: bool,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Everything here: documents of `/workspaces`, `/mounts` and `/clones`.
+#[derive(Debug, Serialize)]
+struct Here {
+    workspaces: Vec<Workspace>,
+    mounts: Vec<Replica>,
+    clones: Vec<Replica>,
+}
+
+impl List {
+    pub(crate) fn run(self) -> Result {
+        match self.remote {
+            true => self.format.print(&node::wait(remote())?, people_remote)?,
+            false => self.format.print(&node::wait(here())?, people_here)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn here() -> Result<Here> {
+    let client = node::client()?;
+    let workspaces = client.workspaces().await?;
+    Ok(Here { workspaces, mounts: client.mounts().await?, clones: client.clones().await? })
+}
+
+async fn remote() -> Result<RemoteWorkspaces> {
+    let bar = bar();
+    bar.set_message("asking");
+    let answer = node::client()?.remote_workspaces(None, None).await;
+    bar.finish_and_clear();
+    Ok(answer?)
+}
+
+fn people_here(here: &Here) -> Result<()> {
+    let mut table = Table::new(["NAME", "SHARED", "DIRECTORY"]);
+    for workspace in &here.workspaces {
+        table.row([&workspace.name, shared(workspace.share.as_ref()), &workspace.directory]);
+    }
+    table.print("no workspaces here: `twinshare workspace create` makes one of a directory")?;
+    let replicas: Vec<_> = here.mounts.iter().chain(&here.clones).collect();
+    if replicas.is_empty() {
+        return Ok(());
+    }
+    line("")?;
+    let mut table = Table::new(["FROM OTHERS", "KIND", "STATE", "HERE", "DIRECTORY"]);
+    for replica in replicas {
+        let name = full_name(replica);
+        table.row([
+            &name,
+            kind(replica.kind),
+            state(replica.state),
+            &here_of_all(replica),
+            &replica.directory,
+        ]);
+    }
+    table.print("")
+}
+
+fn people_remote(remote: &RemoteWorkspaces) -> Result<()> {
+    let mut table = Table::new(["NAME", "PEER", "SIZE", "ADMITTED", "DESCRIPTION"]);
+    for workspace in &remote.items {
+        let peer = workspace.peer.name.as_deref().unwrap_or(&workspace.peer.short_id);
+        let size = workspace.bytes.map(bytes).unwrap_or_default();
+        let admitted = if workspace.admitted { "yes" } else { "no" };
+        table.row([
+            &workspace.name,
+            peer,
+            &size,
+            admitted,
+            workspace.description.as_deref().unwrap_or_default(),
+        ]);
+    }
+    table.print("nobody offers a workspace")?;
+    for failure in &remote.failures {
+        let peer = failure.peer.name.as_deref().unwrap_or(&failure.peer.short_id);
+        note(format!("{} could not be asked: {}", shown(peer), shown(&failure.detail)))?;
+    }
+    Ok(())
+}
+
+/// In how far a workspace is shared.
+pub(super) fn shared(share: Option<&Share>) -> &'static str {
+    match share {
+        None => "no",
+        Some(Share { open: true, .. }) => "open",
+        Some(Share { open: false, .. }) => "nobody admitted",
+    }
+}
+
+/// `PEER/NAME`.
+pub(super) fn full_name(replica: &Replica) -> String {
+    let peer = replica.peer.name.as_deref().unwrap_or(&replica.peer.short_id);
+    format!("{peer}/{}", replica.workspace)
+}
+
+/// What kind of replica, in the words of the commands.
+pub(super) fn kind(kind: ReplicaKind) -> &'static str {
+    match kind {
+        ReplicaKind::View => "mount",
+        ReplicaKind::Clone => "clone",
+    }
+}
+
+/// How a replica does, in one word.
+pub(super) fn state(state: ReplicaState) -> &'static str {
+    match state {
+        ReplicaState::Starting => "starting",
+        ReplicaState::Mounted => "mounted",
+        ReplicaState::Settled => "settled",
+        ReplicaState::Stopped => "stopped",
+        ReplicaState::Failed => "failed",
+    }
+}
+
+/// `12 MB of 1.2 GB (1 %)`; empty if nobody knows.
+pub(super) fn here_of_all(replica: &Replica) -> String {
+    let Some(progress) = &replica.progress else { return String::new() };
+    let (here, all) = (progress.bytes_resident, progress.bytes_total);
+    format!("{} of {} ({} %)", bytes(here), bytes(all), per_cent(here, all))
+}

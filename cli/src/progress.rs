@@ -1,0 +1,67 @@
+//! Follows what the node does in the background, and shows how far it is where somebody watches.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use twinshare_daemon::api::wire::{Operation, OperationState, Problem, Progress, ProgressUnit, Replica};
+use twinshare_daemon::client::Client;
+
+use crate::error::{Error, Kind, Result, watched};
+use crate::text;
+
+/// How often the line moves while nothing is reported.
+const TICK: Duration = Duration::from_millis(120);
+
+/// Follows an operation that makes a replica to its end. Ctrl-C cancels it.
+pub(crate) async fn follow(client: &Client, begun: Operation) -> Result<Replica> {
+    let bar = bar();
+    let id = begun.id.clone();
+    let followed = tokio::select! {
+        ended = client.follow_operation(begun, |now| bar.set_message(line(&now.progress))) => ended,
+        interrupt = tokio::signal::ctrl_c() => {
+            interrupt?;
+            bar.set_message("giving up");
+            client.cancel_operation(&id).await
+        }
+    };
+    bar.finish_and_clear();
+    let ended = followed?;
+    match (ended.state, ended.result, ended.problem) {
+        (OperationState::Succeeded, Some(replica), _) => Ok(replica),
+        (_, _, Some(problem)) => Err(Problem::into(problem)),
+        (OperationState::Cancelled | OperationState::Running, ..) => {
+            Err(Error::new(Kind::Interrupted, "interrupted"))
+        }
+        (OperationState::Succeeded | OperationState::Failed, ..) => {
+            Err(Error::new(Kind::Failure, "the node does not say what came of it"))
+        }
+    }
+}
+
+/// A line that shows that something is done, where standard error is a terminal.
+pub(crate) fn bar() -> ProgressBar {
+    let target = if watched() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
+    let bar = ProgressBar::with_draw_target(None, target);
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(TICK);
+    bar
+}
+
+fn line(progress: &Progress) -> String {
+    let step = text::shown(&progress.step);
+    let amount = |count: u64| match progress.unit {
+        ProgressUnit::Steps => count.to_string(),
+        ProgressUnit::Entries => format!("{count} entries"),
+        ProgressUnit::Files => text::count(count, "file"),
+        ProgressUnit::Bytes => text::bytes(count),
+    };
+    match (progress.unit, progress.total) {
+        (ProgressUnit::Steps, _) => step,
+        (_, Some(total)) => format!("{step}: {} of {}", amount(progress.done), amount(total)),
+        (_, None) if progress.done == 0 => step,
+        (_, None) => format!("{step}: {}", amount(progress.done)),
+    }
+}

@@ -1,0 +1,117 @@
+//! Values as people read them.
+
+use std::time::Duration;
+
+use twinshare_daemon::api::wire::UnixTime;
+
+/// Text from a peer or a disk, without anything that steers a terminal: control characters, and those that turn the
+/// direction of what follows, are shown as escapes.
+pub(crate) fn shown(text: &str) -> String {
+    let turns =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            plain.extend(c.escape_default());
+        } else if turns(c) {
+            plain.extend(c.escape_unicode());
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
+/// Bytes in the largest unit that leaves a number above one: `1.5 GB`.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1000.0;
+    let mut units = UNITS.iter();
+    let mut unit = units.next().copied().unwrap_or_default();
+    for larger in units {
+        if value < 999.95 {
+            break;
+        }
+        value /= 1000.0;
+        unit = larger;
+    }
+    match value < 9.95 {
+        true => format!("{value:.1} {unit}"),
+        false => format!("{value:.0} {unit}"),
+    }
+}
+
+/// A count with its noun: `1 file`, `2 files`.
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    match number {
+        1 => format!("1 {noun}"),
+        _ => format!("{number} {noun}s"),
+    }
+}
+
+/// How much of something is there, in whole per cent; 100 only for all of it.
+pub(crate) fn per_cent(part: u64, whole: u64) -> u64 {
+    match whole {
+        0 => 100,
+        _ => (u128::from(part) * 100 / u128::from(whole)) as u64,
+    }
+}
+
+/// A span of time: `0.4 s`, `3 min`, `2 days`.
+pub(crate) fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match seconds {
+        0..10 => format!("{:.1} s", span.as_secs_f64()),
+        10..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// How long ago a moment was; one in the future is now.
+pub(crate) fn ago(moment: UnixTime) -> String {
+    let seconds = u64::try_from(UnixTime::now().0.saturating_sub(moment.0)).unwrap_or(0);
+    match seconds {
+        0..5 => "now".to_owned(),
+        _ => format!("{} ago", span(Duration::from_secs(seconds))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_steers_a_terminal() {
+        assert_eq!(shown("größe ✓ 'x' \"y\" \\"), "größe ✓ 'x' \"y\" \\");
+        assert_eq!(shown("a\x1b[31m\r\n\t\0\u{9b}"), "a\\u{1b}[31m\\r\\n\\t\\u{0}\\u{9b}");
+        assert_eq!(shown("\u{202e}gpj.exe"), "\\u{202e}gpj.exe");
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        let sizes = [0, 999, 1000, 1500, 9_949, 9_950, 999_949, 999_951, 1 << 30, u64::MAX];
+        let shown = sizes.map(bytes);
+        let expected =
+            ["0 B", "999 B", "1.0 kB", "1.5 kB", "9.9 kB", "10 kB", "1000 kB", "1.0 MB", "1.1 GB", "18 EB"];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn spans_are_short() {
+        let spans = [0, 9, 60, 120, 7199, 7200, 172_800].map(|seconds| span(Duration::from_secs(seconds)));
+        assert_eq!(spans, ["0.0 s", "9.0 s", "60 s", "2 min", "119 min", "2 h", "2 days"]);
+        assert_eq!(ago(UnixTime(UnixTime::now().0 - 100)), "100 s ago");
+        assert_eq!(ago(UnixTime(i64::MAX)), "now");
+    }
+
+    #[test]
+    fn all_is_all() {
+        assert_eq!([per_cent(0, 0), per_cent(999, 1000), per_cent(u64::MAX, u64::MAX)], [100, 99, 100]);
+        assert_eq!([count(1, "file"), count(0, "file")], ["1 file", "0 files"]);
+    }
+}
