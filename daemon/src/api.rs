@@ -1,9 +1,9 @@
 //! The REST interface of a node, version 1: JSON under `/api/v1` on a Unix socket.
 //!
 //! Handlers decode, call the node and encode. They hold no state, open no files and know nothing of QUIC or FUSE:
-//! what they ask, they ask of [`Node`] and of [`ReplicaControl`](replica_control::ReplicaControl).
+//! what they ask, they ask of [`Node`](crate::node::Node) and of [`ReplicaControl`](replica_control::ReplicaControl).
 //!
-//! Every route is in [`routes`]' table and in the OpenAPI document; every error passes [`problem`]. The interface is
+//! Every route is in the table of `routes` and in the OpenAPI document; every error passes `problem`. The interface is
 //! local: the socket admits the node's own user and root, and nothing here listens on a network.
 
 mod clones;

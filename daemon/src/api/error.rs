@@ -1,7 +1,7 @@
 //! Every way in which a request can fail, as the handlers see it.
 //!
 //! A variant exists only where whoever asked acts differently, or where the words of another module end. What each
-//! becomes on the wire is decided in [`problem`](super::problem) alone.
+//! becomes on the wire is decided in `problem` alone.
 
 use std::error::Error;
 use std::path::PathBuf;

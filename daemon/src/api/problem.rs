@@ -432,7 +432,7 @@ fn registry_kind(error: &RegistryError) -> Kind {
     }
 }
 
-/// Carries the error to [`request`](super::request), which knows the request's id, writes the document and logs.
+/// Carries the error to `request`, which knows the request's id, writes the document and logs.
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.status().into_response();

@@ -105,3 +105,56 @@ async fn converse(
         tracing::debug!(%error, "a connection to the API broke");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, set_permissions};
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream as Blocking;
+
+    use rustix::process::Uid;
+    use rustix::thread::set_thread_res_uid;
+
+    use super::*;
+
+    /// Connects as `user` and returns what the other side does: an error, or how many bytes come before the end.
+    fn connect_as(
+        user: Option<u32>,
+        socket: std::path::PathBuf,
+    ) -> std::thread::JoinHandle<std::io::Result<usize>> {
+        // The kernel takes the credentials from the thread that connects, so only this thread changes its user.
+        std::thread::spawn(move || {
+            if let Some(user) = user.map(Uid::from_raw) {
+                set_thread_res_uid(user, user, user)?;
+            }
+            let mut stream = Blocking::connect(socket)?;
+            std::io::Write::write_all(&mut stream, b"GET / HTTP/1.0\r\n\r\n")?;
+            stream.read_to_end(&mut Vec::new())
+        })
+    }
+
+    #[tokio::test]
+    async fn another_user_is_turned_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("api.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        // As if somebody had opened it to everyone.
+        set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
+        set_permissions(&socket, Permissions::from_mode(0o777)).unwrap();
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, Router::new(), stop.clone(), Duration::from_secs(5)));
+        let ask = async |user| {
+            let asking = connect_as(user, socket.clone());
+            tokio::task::spawn_blocking(move || asking.join().unwrap()).await.unwrap()
+        };
+        assert!(ask(None).await.unwrap() > 0);
+        if rustix::process::geteuid().is_root() {
+            assert!(!matches!(ask(Some(4711)).await, Ok(1..)));
+        } else {
+            eprintln!("skipped: only root can connect as another user");
+        }
+        stop.cancel();
+        served.await.unwrap();
+    }
+}
