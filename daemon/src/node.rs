@@ -11,6 +11,7 @@ mod local;
 mod peers;
 mod privilege;
 mod resolve;
+mod signals;
 mod status;
 mod target;
 #[cfg(test)]

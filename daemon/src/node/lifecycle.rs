@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +18,7 @@ use twinshare_transport::identity::{Identity, IdentityError};
 use twinshare_transport::protocol::Hello;
 use twinshare_transport::server::Server;
 
+use super::signals::Signals;
 use super::{Node, Peers, announce, listen, privilege};
 use crate::api::wire::{Mode, UnixTime};
 use crate::api::{router, server};
@@ -106,10 +106,10 @@ fn run_alone(home: &Home, config: Config, lock: NodeLock) -> Result<(), NodeErro
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(system("the runtime cannot be made"))?;
     let outcome = runtime.block_on(async {
-        let mut told = Told::listen().map_err(system("signals cannot be handled"))?;
+        let mut signals = Signals::listen().map_err(system("signals cannot be handled"))?;
         let running = RunningNode::start(home, config, lock).await?;
         tokio::select! {
-            signal = told.next() => tracing::info!(signal, "stopping"),
+            signal = signals.next() => tracing::info!(signal, "stopping"),
             () = running.node.stopping().cancelled() => {}
         }
         running.stop().await;
@@ -117,31 +117,6 @@ fn run_alone(home: &Home, config: Config, lock: NodeLock) -> Result<(), NodeErro
     });
     runtime.shutdown_timeout(BLOCKING_GRACE);
     outcome
-}
-
-/// The signals that stop a node.
-struct Told {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    hang_up: tokio::signal::unix::Signal,
-}
-
-impl Told {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "TERM",
-            _ = self.interrupt.recv() => "INT",
-            _ = self.hang_up.recv() => "HUP",
-        }
-    }
 }
 
 /// A node that answers. Dropping it ends it without a goodbye; [`stop`](Self::stop) is the way.
