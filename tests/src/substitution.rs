@@ -17,8 +17,6 @@ pub struct Facts {
     pub owner: (u32, u32),
     /// Quoted path → what is shown in place of this git configuration.
     pub git_configs: BTreeMap<String, Vec<u8>>,
-    /// Quoted paths of directories that hold a node's own state.
-    pub node_state: BTreeSet<String>,
 }
 
 type Rule = fn(&mut Tree, &Facts);
@@ -32,7 +30,6 @@ const RULES: &[(&str, Rule)] = &[
     ("acl", acl),
     ("ctime-atime", ctime_atime),
     ("inode", inode),
-    ("node-state", node_state),
     ("git-config", git_config),
     ("git-hook", git_hook),
     ("directory-size", directory_size),
@@ -149,10 +146,6 @@ fn ctime_atime(tree: &mut Tree, _: &Facts) {
 /// Inode numbers are not compared any more; which names share one still is, by [`Entry::first_name`].
 fn inode(tree: &mut Tree, _: &Facts) {
     tree.values_mut().for_each(|entry| entry.inode = (0, 0));
-}
-
-fn node_state(tree: &mut Tree, facts: &Facts) {
-    tree.retain(|path, _| !facts.node_state.iter().any(|state| path.starts_with(&format!("{state}/"))));
 }
 
 fn git_config(tree: &mut Tree, facts: &Facts) {

@@ -90,7 +90,7 @@ cd ..
 git init -q --bare bare
 "#;
 
-/// Ada's side: the oddities, repositories, a foreign filesystem, and the node's own state inside of what it shares.
+/// Ada's side: the oddities, repositories, and a foreign filesystem.
 fn prepare(ada: &Host) -> Result<()> {
     fs::create_dir_all(ada.path(TREE))?;
     fs::create_dir_all(ada.path("/home/beside"))?;
@@ -107,16 +107,14 @@ fn facts(ada: &Host, origin: &Tree, who: Who) -> Result<Facts> {
     }
     ensure!(git_configs.len() >= 3, "{:?}", git_configs.keys());
     let owner = if who == Who::Root { (0, 0) } else { (ORDINARY.1, ORDINARY.1) };
-    let node_state = ["config", "state", "cache"].map(|part| format!("node/{part}"));
-    Ok(Facts { owner, git_configs, node_state: node_state.into() })
+    Ok(Facts { owner, git_configs })
 }
 
 fn compare(who: Who) -> Result<()> {
     let (ada, ben) = (Host::new("ada", Disk::Ext4)?, Host::new("ben", Disk::Ext4)?);
     let _link = Link::between(&ada, &ben, 1, Rate::Unlimited)?;
     prepare(&ada)?;
-    let state = format!("{TREE}/node");
-    let (a, b) = (User::new(&ada, Who::Root).isolated(&state), User::new(&ben, who));
+    let (a, b) = (User::new(&ada, Who::Root), User::new(&ben, who));
     a.start()?;
     b.start()?;
     let told = show(&a, &b).and_then(|()| judge(&ada, &ben, who));

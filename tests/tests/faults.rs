@@ -46,7 +46,7 @@ while True:
         sys.exit(1)
     digest.update(data)
     offset += len(data)
-    if len(data) < 1 << 20 and offset < size:
+    if not data and offset < size:
         print("short", offset, flush=True)
         sys.exit(2)
     if not data:

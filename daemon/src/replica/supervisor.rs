@@ -209,6 +209,7 @@ impl Supervisor {
         // The running executable, whatever has been installed in its place since.
         let mut command = Command::new("/proc/self/exe");
         command
+            .arg0("twinshare")
             .args(["replica", key])
             .current_dir("/")
             .stdin(Stdio::null())
