@@ -34,6 +34,9 @@ pub(super) struct Served {
     _fetched: manifest::Fetched,
     /// The workspace's first. Those unmounted are gone from the list.
     mounts: Mutex<Vec<Arc<MountedRoot>>>,
+    /// Held by whoever unmounts: the end of the workspace's mount wakes [`ended`](Self::ended) while an order to
+    /// detach is still at the companions, and of two who unmount the same one the second would fail.
+    unmounting: tokio::sync::Mutex<()>,
     roots: Vec<ReplicaRoot>,
 }
 
@@ -67,7 +70,8 @@ impl Served {
         let replica =
             blocking(move || Replica::open(config, opened, origin, runtime).map_err(from_replica)).await?;
         let roots = roots(&manifest, &places);
-        let served = Self { spec, replica, remote, _fetched: fetched, mounts: Mutex::default(), roots };
+        let (mounts, unmounting) = Default::default();
+        let served = Self { spec, replica, remote, _fetched: fetched, mounts, unmounting, roots };
         match served.mount(host).await {
             Ok(()) => Ok(served),
             Err(failure) => {
@@ -108,6 +112,7 @@ impl Served {
     /// Unmounts the roots, the workspace first: while somebody works there, everything stays. Stops at the first that
     /// is busy; asked again, it goes on from there.
     pub(super) async fn unmount(&self) -> Result<(), Failure> {
+        let _one_at_a_time = self.unmounting.lock().await;
         loop {
             let Some(first) = self.mounts().first().cloned() else { return Ok(()) };
             let going = first.clone();
