@@ -148,10 +148,10 @@ impl Request {
             let Some(at) = self.order_of(&run) else {
                 return Some(self.invalid("it sent blocks that nobody asked for"));
             };
-            self.blocks_max = self.blocks_max.saturating_sub(run.digests.len() as u64);
-            if self.blocks_max == 0 && !self.nothing_left() {
+            let Some(blocks_max) = self.blocks_max.checked_sub(run.digests.len() as u64) else {
                 return Some(self.invalid("it sent the same blocks again and again"));
-            }
+            };
+            self.blocks_max = blocks_max;
             let inode = &self.orders[at].inode;
             sized.push((at, inode.size, inode.digests_at, run));
         }

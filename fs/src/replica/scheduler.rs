@@ -25,8 +25,12 @@ pub(super) const SMALL_BYTES_MAX: u64 = 256 * 1024;
 const SMALL_REQUESTS_MAX: usize = 8;
 /// Outstanding requests for ranges that somebody waits for.
 const RANGE_REQUESTS_MAX: usize = 64;
-/// Outstanding requests that read ahead, over all files: a dozen readers with full windows.
-const AHEAD_REQUESTS_MAX: usize = 48;
+/// Outstanding requests that read ahead, over all files. An origin on a network serves as many side by side; one more
+/// would only queue there, where whoever comes to wait for its blocks cannot overtake.
+const AHEAD_REQUESTS_MAX: usize = 6;
+/// Reading ahead waits until there is so much room, unless it wants less: with every block that reaches the disk a
+/// little room becomes free, and a request for each would cost more than it fetches.
+const AHEAD_BYTES_MIN: u64 = 2 * 1024 * 1024;
 /// Bytes of one request that somebody waits for, unless a single order has more: what queues behind it should not
 /// wait for long.
 const REQUEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -136,7 +140,7 @@ impl Scheduler {
         let state = lock(&self.state);
         let room = (self.limits.ahead_bytes_max().saturating_sub(state.ahead_bytes))
             .min(self.limits.bytes_max.saturating_sub(state.bytes));
-        match room >= wanted.min(SMALL_BYTES_MAX) && state.requests[Lane::Ahead as usize] < AHEAD_REQUESTS_MAX
+        match room >= wanted.min(AHEAD_BYTES_MIN) && state.requests[Lane::Ahead as usize] < AHEAD_REQUESTS_MAX
         {
             true => room.min(wanted),
             false => 0,

@@ -17,8 +17,9 @@ use super::scheduler::Lease;
 use super::store::{StoreError, write_at};
 use crate::digest::{BLOCK_BYTES, BlockIndex};
 
-/// Threads that write at once: enough for making small files, which takes several system calls each.
-const WRITERS_MAX: usize = 4;
+/// Threads that write at once: enough for making small files, which takes several system calls each. Each writes its
+/// own inodes, since the kernel lets one write to an inode at a time and has the others spin (`i_rwsem`).
+const LANES: usize = 4;
 
 /// Bytes kept in memory that the disk refused; the oldest are dropped beyond it.
 const UNSAVED_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -41,13 +42,26 @@ pub(super) struct Writer {
 
 #[derive(Debug, Default)]
 struct State {
-    jobs: VecDeque<Job>,
-    running: usize,
+    lanes: [Lane; LANES],
     /// Refused by the disk, the oldest first.
     unsaved: VecDeque<Job>,
     unsaved_bytes: u64,
     /// The disk refused the last job.
     refused: bool,
+}
+
+/// The jobs of some inodes, in the order in which they came.
+#[derive(Debug, Default)]
+struct Lane {
+    jobs: VecDeque<Job>,
+    /// A thread is at work on them.
+    running: bool,
+}
+
+impl Lane {
+    fn number(inode: &Inode) -> usize {
+        inode.index.0 as usize % LANES
+    }
 }
 
 impl Writer {
@@ -57,15 +71,17 @@ impl Writer {
 
     /// Takes a job; returns at once.
     pub(super) fn push(&self, job: Job) {
-        let mut state = lock(&self.state);
-        state.jobs.push_back(job);
-        if state.running >= WRITERS_MAX {
-            return;
+        let number = Lane::number(&job.inode);
+        {
+            let mut state = lock(&self.state);
+            let lane = &mut state.lanes[number];
+            lane.jobs.push_back(job);
+            if std::mem::replace(&mut lane.running, true) {
+                return;
+            }
         }
-        state.running += 1;
-        drop(state);
         if let Some(engine) = self.engine.upgrade() {
-            engine.runtime.clone().spawn_blocking(move || engine.writer.work(&engine));
+            engine.runtime.clone().spawn_blocking(move || engine.writer.work(&engine, number));
         }
     }
 
@@ -76,38 +92,46 @@ impl Writer {
 
     /// True when nothing waits to be written.
     pub(super) fn is_idle(&self) -> bool {
-        let state = lock(&self.state);
-        state.jobs.is_empty() && state.running == 0
+        lock(&self.state).lanes.iter().all(|lane| lane.jobs.is_empty() && !lane.running)
     }
 
-    fn work(&self, engine: &Arc<Engine>) {
+    fn work(&self, engine: &Arc<Engine>, number: usize) {
         loop {
             let job = {
                 let mut state = lock(&self.state);
-                match state.jobs.pop_front() {
+                let lane = &mut state.lanes[number];
+                match lane.jobs.pop_front() {
                     Some(job) => job,
                     None => {
-                        state.running -= 1;
+                        lane.running = false;
                         break;
                     }
                 }
             };
             match store(engine, &job) {
-                Ok(()) => self.stored(job),
+                Ok(()) => {
+                    drop(job);
+                    self.stored();
+                }
                 Err((written, error)) => self.refused(engine, job, written, &error),
             }
         }
         engine.changed();
     }
 
-    fn stored(&self, job: Job) {
-        drop(job);
-        let mut state = lock(&self.state);
-        if std::mem::replace(&mut state.refused, false) {
-            let State { jobs, unsaved, unsaved_bytes, .. } = &mut *state;
-            jobs.append(unsaved);
-            *unsaved_bytes = 0;
-        }
+    /// The disk takes what is fetched; so what it refused is tried again.
+    fn stored(&self) {
+        let again = {
+            let mut state = lock(&self.state);
+            match std::mem::replace(&mut state.refused, false) {
+                false => return,
+                true => {
+                    state.unsaved_bytes = 0;
+                    std::mem::take(&mut state.unsaved)
+                }
+            }
+        };
+        again.into_iter().for_each(|job| self.push(job));
     }
 
     /// Keeps what could not be written, as far as there is room for it.

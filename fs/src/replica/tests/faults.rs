@@ -160,8 +160,13 @@ async fn recover(bench: Bench) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Each case takes a tenth of a second; `PROPTEST_CASES` asks for more of them.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(48)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
     fn a_read_is_exact_or_an_error(
