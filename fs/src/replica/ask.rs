@@ -33,9 +33,19 @@ impl Ask {
         self.next.fetch_max(end, Relaxed);
     }
 
-    /// True when somebody who asks for `block` with `class` had better not wait for this ask.
-    pub(super) fn is_too_slow_for(&self, block: u64, class: Class) -> bool {
-        class > self.class && block >= self.next.load(Relaxed).saturating_add(NEAR_BLOCKS)
+    /// The block it will bring next.
+    pub(super) fn next(&self) -> u64 {
+        self.next.load(Relaxed)
+    }
+
+    /// True when nobody waited for it when it was sent.
+    pub(super) fn is_unhurried(&self) -> bool {
+        self.class < Class::Demand
+    }
+
+    /// True when somebody who waits for `block` had better not wait for this ask.
+    pub(super) fn is_far_from(&self, block: u64) -> bool {
+        block >= self.next().saturating_add(NEAR_BLOCKS)
     }
 
     /// Ends the request behind it.

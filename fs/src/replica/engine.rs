@@ -190,8 +190,8 @@ impl Engine {
     pub(super) fn demand(&self, inode: &Arc<Inode>, range: Range<u64>) -> Result<(), ReadError> {
         let order = {
             let mut blocks = inode.lock();
-            for slow in blocks.too_slow_for(range.clone(), Class::Demand) {
-                blocks.fail(&slow, &Failure::Superseded);
+            for slow in blocks.too_slow_for(range.clone()) {
+                blocks.fail(&slow, &Failure::Again);
                 slow.give_up();
             }
             let whole = inode.size <= SMALL_BYTES_MAX && !inode.missing(&blocks, range.clone()).is_empty();
@@ -244,7 +244,7 @@ impl Engine {
     /// Sends what [`read_on`](Self::read_on) returned, once the inode's lock is free.
     pub(super) fn send_ahead(&self, order: Option<Order>) {
         if let Some(Err(order)) = order.map(|order| self.scheduler.ahead(order)) {
-            self.fail(&order, &Failure::Superseded);
+            self.fail(&order, &Failure::Again);
         }
     }
 

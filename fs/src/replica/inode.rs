@@ -20,7 +20,6 @@ use super::sequence::Sequence;
 use super::{ReadError, ask::Ask};
 use crate::digest::{BLOCK_BYTES, BlockIndex, block_count};
 use crate::manifest::{Entry, EntryIndex, is_hole};
-use crate::origin::Class;
 
 /// A regular file of the snapshot, shared by all its names.
 ///
@@ -85,8 +84,8 @@ pub(super) enum Source {
 pub(super) enum Failure {
     /// Asking again may help, after a pause.
     Broken(String),
-    /// Asking again is right, now: the ask was given up in favour of a more urgent one.
-    Superseded,
+    /// Asking again is right, now: the ask was given up in favour of a more urgent one, or for another file's fault.
+    Again,
     /// That is the answer.
     Final(ReadError),
 }
@@ -285,19 +284,31 @@ impl Blocks {
         }
     }
 
-    /// The less urgent asks that hold blocks in `range`, and are so far from delivering them that asking anew is
-    /// faster.
-    pub(super) fn too_slow_for(&self, range: Range<u64>, class: Class) -> Vec<Arc<Ask>> {
-        let mut seen: Vec<(Arc<Ask>, bool)> = Vec::new();
+    /// The asks nobody waited for when they were sent that hold blocks in `range`: each with its first block there, which
+    /// is the one it will bring soonest.
+    fn unhurried(&self, range: Range<u64>) -> Vec<(Arc<Ask>, u64)> {
+        let mut asks: Vec<(Arc<Ask>, u64)> = Vec::new();
         for (block, coming) in self.coming.range(range) {
             if let Coming::Asked(ask) = coming
-                && !seen.iter().any(|(other, _)| Arc::ptr_eq(other, ask))
+                && ask.is_unhurried()
+                && !asks.iter().any(|(other, _)| Arc::ptr_eq(other, ask))
             {
-                // The first block of an ask is the one it will bring soonest.
-                seen.push((ask.clone(), ask.is_too_slow_for(*block, class)));
+                asks.push((ask.clone(), *block));
             }
         }
-        seen.into_iter().filter(|(_, slow)| *slow).map(|(ask, _)| ask).collect()
+        asks
+    }
+
+    /// Those of them that are so far from their block in `range` that asking anew is faster.
+    pub(super) fn too_slow_for(&self, range: Range<u64>) -> Vec<Arc<Ask>> {
+        let slow = self.unhurried(range).into_iter().filter(|(ask, block)| ask.is_far_from(*block));
+        slow.map(|(ask, _)| ask).collect()
+    }
+
+    /// The asks nobody waited for when they were sent that hold blocks in `range`, and how far they have come.
+    pub(super) fn unhurried_asks(&self, range: Range<u64>) -> Vec<(Arc<Ask>, u64)> {
+        let asks = self.unhurried(range).into_iter();
+        asks.map(|(ask, _)| (ask.clone(), ask.next())).collect()
     }
 
     /// Takes verified blocks that `ask` brought and hands them to whoever waits. Returns those that were still

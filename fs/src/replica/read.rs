@@ -6,12 +6,14 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::ask::Ask;
 use super::engine::Engine;
 use super::inode::{Failure, Inode, News, Plan, Source};
 use super::patience::{PAUSE_MIN, Patience};
@@ -24,6 +26,10 @@ use crate::origin::Availability;
 
 /// Bytes read at once; a longer read is done in several steps. It bounds what one waiting read holds in memory.
 const STEP_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How long a read waits for a less urgent request that brings nothing. It may stand behind others, here or at the
+/// origin, where it cannot be overtaken; asked for again, its blocks come first.
+const HURRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Some bytes of an inode, inside its size.
 #[derive(Clone, Copy, Debug)]
@@ -215,7 +221,7 @@ impl Engine {
             match news {
                 News::Here(sources) => return Ok(sources),
                 News::Failed(Failure::Final(error)) => return Err(error),
-                News::Failed(Failure::Superseded) => self.demand(&waiting.inode, waiting.range.clone())?,
+                News::Failed(Failure::Again) => self.demand(&waiting.inode, waiting.range.clone())?,
                 News::Failed(Failure::Broken(why)) => {
                     if patience.is_at_end() {
                         return Err(ReadError::Gone(why));
@@ -254,14 +260,31 @@ impl Waiting {
         progress: Instant,
     ) -> Result<(), ReadError> {
         let deadline = patience.deadline(progress);
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(late(availability));
+        }
+        let unhurried = self.inode.lock().unhurried_asks(self.range.clone());
         tokio::select! {
             biased;
             () = self.wake.notified() => Ok(()),
             Ok(()) = availability.changed() => gone_by_now(patience, availability),
-            () = until(deadline) => match self.inode.lock().progress(self.id) {
-                Some(now) if now == progress => Err(late(availability)),
-                _ => Ok(()),
-            },
+            () = tokio::time::sleep(HURRY_AFTER), if !unhurried.is_empty() => {
+                self.hurry(&unhurried);
+                Ok(())
+            }
+            // Something may have come meanwhile: the caller looks again.
+            () = until(deadline) => Ok(()),
+        }
+    }
+
+    /// Gives up asks that have brought nothing since they were looked at, so that their blocks are asked for urgently.
+    fn hurry(&self, asks: &[(Arc<Ask>, u64)]) {
+        let mut blocks = self.inode.lock();
+        for (ask, next) in asks {
+            if ask.next() == *next {
+                blocks.fail(ask, &Failure::Again);
+                ask.give_up();
+            }
         }
     }
 

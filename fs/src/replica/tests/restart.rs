@@ -209,7 +209,7 @@ async fn a_full_disk_still_answers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_stays_bounded_while_the_disk_is_slow() {
-    let tree = TestTree::new(&[file("large", 128 * MIB)]);
+    let tree = TestTree::new(&[file("large", 64 * MIB)]);
     let origin = ScriptedOrigin::new(&tree);
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let config = ReplicaConfig {
@@ -223,7 +223,7 @@ async fn memory_stays_bounded_while_the_disk_is_slow() {
     replica.idle().await;
     // Nothing can be written while somebody else holds the file's place on the disk.
     let (mut most, mut stuck) = (0, 0);
-    for at in (0..128 * MIB).step_by(256 * 1024) {
+    for at in (0..64 * MIB).step_by(256 * 1024) {
         let held = (at / MIB).is_multiple_of(8).then(|| inode.disk.lock().unwrap());
         inode.lock().file = None;
         let mut read = Box::pin(replica.read(large, at, 256 * 1024));

@@ -25,11 +25,17 @@ pub(in crate::replica) struct TestFile {
     pub(in crate::replica) holes: Vec<Range<u64>>,
 }
 
-/// `bytes` bytes that differ from block to block and from file to file.
+/// `bytes` bytes that differ from page to page and from file to file.
 pub(in crate::replica) fn file(path: &'static str, bytes: u64) -> TestFile {
-    let seed = u64::from(path.bytes().fold(0u8, |a, b| a.wrapping_mul(31).wrapping_add(b)));
-    let content = (0..bytes).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 7) as u8 ^ (i >> 16) as u8 ^ seed as u8);
-    TestFile { path, content: content.collect(), holes: vec![] }
+    let seed = path.bytes().fold(7u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+    let mut page: Vec<u8> = (0..=255u8).cycle().take(4096).collect();
+    let mut content = Vec::with_capacity(bytes as usize);
+    for number in 0..bytes.div_ceil(4096) {
+        page[..8].copy_from_slice(&(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_le_bytes());
+        let rest = (bytes as usize - content.len()).min(4096);
+        content.extend_from_slice(&page[..rest]);
+    }
+    TestFile { path, content: content.into(), holes: vec![] }
 }
 
 /// A snapshot of some files, and its content.

@@ -103,6 +103,26 @@ async fn a_request_that_stalls_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_reads_ahead_and_brings_nothing_is_overtaken() {
+    let bench = bench(WhenGone::Wait(10 * SECOND));
+    bench.check("f", 0, BLOCK).await;
+    bench.check("f", BLOCK, 2 * BLOCK).await;
+    bench.replica.idle().await;
+    bench.origin.otherwise(Act::Stall(0));
+    bench.origin.seen();
+    let mut at = 3;
+    while bench.origin.seen().is_empty() {
+        bench.check("f", at * BLOCK, BLOCK).await;
+        at += 1;
+        tokio::task::yield_now().await;
+    }
+    bench.origin.otherwise(Act::Serve(Duration::ZERO));
+    let began = Instant::now();
+    bench.check("f", at * BLOCK, 8 * BLOCK).await;
+    assert!(began.elapsed() <= 3 * SECOND, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_origin_that_makes_progress_is_waited_for() {
     let bench = bench(WhenGone::Wait(10 * SECOND));
     bench.origin.otherwise(Act::Serve(9 * SECOND));
