@@ -1,6 +1,6 @@
 //! Finding the other nodes of a network without a server.
 //!
-//! Every node sends beacons to a multicast group on each of its [interfaces]: one at once and two more shortly after
+//! Every node sends beacons to a multicast group on each of its interfaces: one at once and two more shortly after
 //! that ask who else is there, then one about every ten seconds, and one that says goodbye. Whoever is asked answers
 //! at once, but at most once a second however many ask. A node that is not heard for three intervals is gone.
 //!

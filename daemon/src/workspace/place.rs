@@ -6,11 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use twinshare_fs::replica::layout;
+
 use super::is_within;
 use crate::home::Home;
-
-/// How the directory of an unfinished clone begins, below its mount point.
-const REPLICA_PREFIX: &str = ".twinshare-";
 
 /// Why a directory cannot be a workspace.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +81,7 @@ fn is_replica(path: &Path) -> io::Result<bool> {
 fn has_replica_directory(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        let named = entry.file_name().as_bytes().starts_with(REPLICA_PREFIX.as_bytes());
+        let named = entry.file_name().as_bytes().starts_with(layout::PREFIX.as_bytes());
         if named && entry.file_type()?.is_dir() && entry.path().join("manifest").exists() {
             return Ok(true);
         }
