@@ -172,7 +172,7 @@ struct Ran {
 /// output, and talks on standard error.
 async fn run_program(nodes: &Nodes, sample: &Sample, began: Instant) -> Result<Ran> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["run", &format!("anna/{WORKSPACE}"), "--", ".venv/bin/python", "run.py"]);
+    command.args(["run", &format!("anna/{WORKSPACE}"), "--", "python", "run.py"]);
     command.env(HOME_VARIABLE, nodes.home_of_bob()).stdin(Stdio::null()).kill_on_drop(true);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {

@@ -22,7 +22,8 @@ const MISSING_SHOWN: usize = 10;
 ///
 /// The command finds the workspace, and what came along with it, at the paths they have on their origin, so that
 /// virtual environments and scripts made there work. It sees this machine's system directories read-only, an empty
-/// home, a `/tmp` of its own, and the network; the level of isolation is told before it starts.
+/// home, a `/tmp` of its own, and the network; the level of isolation is told before it starts. A virtual environment
+/// in `.venv` or `venv` is active.
 ///
 /// A workspace of a peer that is not mounted yet is mounted first. The exit code is the command's own.
 #[derive(Debug, Args)]

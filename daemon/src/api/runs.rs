@@ -1,5 +1,6 @@
 //! `/runs`: how to run a command in a workspace. The node plans; whoever asked carries it out on its own terminal.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use axum::Json;
@@ -12,7 +13,7 @@ use super::wire::{Problem, RunRequest};
 use crate::home::Home;
 use crate::node::{LocalWorkspace, User};
 use crate::runtime::{self, Plan, Request, RootBinding};
-use crate::workspace::{Environment, FileError, Roots, WorkspaceFile, requirements};
+use crate::workspace::{Environment, FileError, Root, Roots, WorkspaceFile, requirements};
 
 /// Plans a run. Nothing is started and nothing is kept.
 #[utoipa::path(post, path = "/runs", tag = "runs", request_body = RunRequest,
@@ -44,6 +45,7 @@ fn prepare(asked: &RunRequest, local: &LocalWorkspace, home: &Home) -> Result<Pl
         Some(Environment { command, env, .. }) => (command, env),
         None => Default::default(),
     };
+    let (search, variables) = activated(local.roots.first(), variables)?;
     let command = match (asked.shell, asked.command.is_empty()) {
         (true, _) => vec![user.shell],
         (false, false) => asked.command.clone(),
@@ -59,7 +61,7 @@ fn prepare(asked: &RunRequest, local: &LocalWorkspace, home: &Home) -> Result<Pl
         also_at: local.also_at.as_deref().map(text).transpose()?,
         command,
         environment: variables,
-        search: Vec::new(),
+        search,
         directory: local.start.as_deref().map(text).transpose()?,
         show_home: asked.home,
         caller: user.caller,
@@ -81,6 +83,50 @@ fn environment(local: &LocalWorkspace) -> Result<Option<Environment>, ApiError> 
     }
 }
 
+/// Where virtual environments lie by custom, below a workspace's top.
+const ENVIRONMENTS: [&str; 2] = [".venv", "venv"];
+
+/// What activating the workspace's own virtual environment does: its programs are found first, and `VIRTUAL_ENV` names
+/// it unless the workspace's file says otherwise.
+fn activated(
+    top: Option<&Root>,
+    mut variables: BTreeMap<String, String>,
+) -> Result<(Vec<String>, BTreeMap<String, String>), ApiError> {
+    let own = top.and_then(|top| {
+        let name = ENVIRONMENTS.into_iter().find(|name| top.here.join(name).join("pyvenv.cfg").is_file())?;
+        Some(top.origin.join(name))
+    });
+    let Some(own) = own else { return Ok((Vec::new(), variables)) };
+    let search = vec![text(&own.join("bin"))?];
+    variables.entry("VIRTUAL_ENV".to_owned()).or_insert(text(&own)?);
+    Ok((search, variables))
+}
+
 fn text(path: &Path) -> Result<String, ApiError> {
     path.to_str().map(str::to_owned).ok_or_else(|| ApiError::NotUtf8(path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_workspaces_own_environment_is_active() {
+        let base = tempfile::tempdir().unwrap();
+        let top = Root { origin: "/w".into(), here: base.path().into() };
+        let active = |variables: &[(&str, &str)]| {
+            let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            activated(Some(&top), variables.collect()).unwrap()
+        };
+        assert_eq!(active(&[]), Default::default());
+        std::fs::create_dir(base.path().join("venv")).unwrap();
+        assert_eq!(active(&[]), Default::default());
+        std::fs::write(base.path().join("venv/pyvenv.cfg"), "").unwrap();
+        let (search, variables) = active(&[]);
+        assert_eq!(
+            (search, &variables["VIRTUAL_ENV"]),
+            (vec!["/w/venv/bin".to_owned()], &"/w/venv".to_owned())
+        );
+        assert_eq!(active(&[("VIRTUAL_ENV", "/x")]).1["VIRTUAL_ENV"], "/x");
+    }
 }

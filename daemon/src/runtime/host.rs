@@ -1,13 +1,10 @@
 //! What a plan has to know about this host: its directories, its users' homes, its devices.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-
-use super::Caller;
 
 /// Entries hidden one by one because only root may read them, at most (bubblewrap takes 9,000 arguments); beyond,
 /// whole directories that hold some are hidden.
@@ -87,24 +84,6 @@ impl HostFacts {
             private: if uid == 0 { private() } else { Vec::new() },
             devices: devices(),
             user_namespaces: user_namespaces(),
-        }
-    }
-}
-
-impl Caller {
-    /// The user this process runs for. Its home is `HOME`'s, as everywhere in twinshare; a user whom `/etc/passwd`
-    /// does not know is called what `USER` says.
-    pub fn of_this_process() -> Self {
-        let uid = rustix::process::getuid().as_raw();
-        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let own = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
-        let own = own.into_iter().find(|fields| fields.get(2) == Some(&uid.to_string().as_str()));
-        let field = |index: usize| own.as_ref()?.get(index).map(|text| (*text).to_owned());
-        let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
-        Self {
-            uid,
-            name: field(0).or_else(|| variable("USER")).unwrap_or_else(|| uid.to_string()),
-            home: variable("HOME").or_else(|| field(5)).unwrap_or_default(),
         }
     }
 }
