@@ -18,65 +18,66 @@ pub(crate) enum Found {
     Replica(Box<Replica>),
 }
 
-/// The one workspace, mount or clone that `text` names: `NAME`, `PEER/NAME` or a directory.
-pub(crate) async fn find(client: &Client, text: &str) -> Result<Found> {
+/// The one workspace, mount or clone that `text` names (`NAME`, `PEER/NAME` or a directory) among those that are
+/// `wanted`; if only others have the name, one of those.
+pub(crate) async fn find(client: &Client, text: &str, wanted: impl Fn(&Found) -> bool) -> Result<Found> {
     let directory = absolute(Path::new(text)).ok();
-    let is_directory = |candidate: &str| directory.as_deref() == Some(candidate);
-    let own = client.workspaces().await?.into_iter();
-    let own = own.filter(|workspace| workspace.name == text || is_directory(&workspace.directory));
-    let others = replicas(client).await?.into_iter();
-    let others = others.filter(|replica| is_called(replica, text) || is_directory(&replica.directory));
-    let found = own.map(Found::Workspace).chain(others.map(|replica| Found::Replica(Box::new(replica))));
-    one(text, found.collect())
+    let own = client.workspaces().await?.into_iter().map(Found::Workspace);
+    let mut replicas = client.mounts().await?;
+    replicas.extend(client.clones().await?);
+    let all = own.chain(replicas.into_iter().map(|replica| Found::Replica(Box::new(replica))));
+    let called = all.filter(|found| found.is_called(text) || directory.as_deref() == Some(found.directory()));
+    let (meant, others): (Vec<_>, Vec<_>) = called.partition(wanted);
+    one(text, if meant.is_empty() { others } else { meant })
 }
 
-/// The one mount or clone that `text` names.
-pub(crate) async fn find_replica(client: &Client, text: &str) -> Result<Replica> {
-    let directory = absolute(Path::new(text)).ok();
-    let wanted = |replica: &Replica| {
-        is_called(replica, text) || directory.as_deref() == Some(replica.directory.as_str())
-    };
-    let found = replicas(client).await?.into_iter().filter(wanted);
-    match one(text, found.map(|replica| Found::Replica(Box::new(replica))).collect())? {
-        Found::Replica(replica) => Ok(*replica),
-        Found::Workspace(_) => Err(nothing(text)),
+impl Found {
+    /// True for a mount, which is ended with `unmount`.
+    pub(crate) fn is_mount(&self) -> bool {
+        matches!(self, Self::Replica(replica) if replica.kind == ReplicaKind::View)
     }
-}
 
-async fn replicas(client: &Client) -> Result<Vec<Replica>> {
-    let mut all = client.mounts().await?;
-    all.extend(client.clones().await?);
-    Ok(all)
-}
+    fn directory(&self) -> &str {
+        match self {
+            Self::Workspace(workspace) => &workspace.directory,
+            Self::Replica(replica) => &replica.directory,
+        }
+    }
 
-fn is_called(replica: &Replica, text: &str) -> bool {
-    let Some((peer, name)) = text.rsplit_once('/') else { return replica.workspace == text };
-    let peers = [Some(&replica.peer.id), Some(&replica.peer.short_id), replica.peer.name.as_ref()];
-    replica.workspace == name && peers.into_iter().flatten().any(|known| known == peer)
+    fn is_called(&self, text: &str) -> bool {
+        match (self, text.rsplit_once('/')) {
+            (Self::Workspace(workspace), _) => workspace.name == text,
+            (Self::Replica(replica), None) => replica.workspace == text,
+            (Self::Replica(replica), Some((peer, name))) => {
+                let peers =
+                    [Some(&replica.peer.id), Some(&replica.peer.short_id), replica.peer.name.as_ref()];
+                replica.workspace == name && peers.into_iter().flatten().any(|known| known == peer)
+            }
+        }
+    }
+
+    /// What it is, in a word.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Workspace(_) => "workspace",
+            Self::Replica(replica) => match replica.kind {
+                ReplicaKind::View => "mount",
+                ReplicaKind::Clone => "clone",
+            },
+        }
+    }
 }
 
 fn one(text: &str, mut found: Vec<Found>) -> Result<Found> {
-    match (found.pop(), found.is_empty()) {
-        (Some(only), true) => Ok(only),
-        (None, _) => Err(nothing(text)),
-        (Some(last), false) => {
-            found.push(last);
-            let places = found.iter().map(|found| match found {
-                Found::Workspace(workspace) => {
-                    format!("\n  the workspace in {}", shown(&workspace.directory))
-                }
-                Found::Replica(replica) => {
-                    format!("\n  the {} in {}", word(replica.kind), shown(&replica.directory))
-                }
-            });
-            let message = format!(
-                "`{}` is the name of several things here:{}",
-                shown(text),
-                places.collect::<String>()
-            );
-            Err(Error::new(Kind::NotFound, message).hint("name the directory of the one you mean"))
-        }
+    let Some(last) = found.pop() else { return Err(nothing(text)) };
+    if found.is_empty() {
+        return Ok(last);
     }
+    found.push(last);
+    let place = |found: &Found| format!("\n  the {} in {}", found.word(), shown(found.directory()));
+    let places: String = found.iter().map(place).collect();
+    Err(Error::new(Kind::NotFound, format!("`{}` is the name of several:{places}", shown(text)))
+        .hint("name the directory of the one you mean"))
 }
 
 fn nothing(text: &str) -> Error {
@@ -84,9 +85,29 @@ fn nothing(text: &str) -> Error {
         .hint("`twinshare workspace list` shows what is here, `twinshare workspace list --remote` what others offer")
 }
 
-fn word(kind: ReplicaKind) -> &'static str {
-    match kind {
-        ReplicaKind::View => "mount",
-        ReplicaKind::Clone => "clone",
+#[cfg(test)]
+mod tests {
+    use twinshare_daemon::api::wire::UnixTime;
+
+    use super::*;
+
+    fn workspace(name: &str) -> Found {
+        let (name, directory) = (name.to_owned(), format!("/w/{name}"));
+        Found::Workspace(Workspace {
+            name,
+            directory,
+            description: None,
+            created_at: UnixTime(0),
+            share: None,
+        })
+    }
+
+    #[test]
+    fn one_is_chosen_or_the_places_are_named() {
+        assert_eq!(one("a", vec![workspace("a")]).unwrap().directory(), "/w/a");
+        assert!(one("a", vec![]).unwrap_err().to_string().contains("nothing here is called `a`"));
+        let several = one("a", vec![workspace("a"), workspace("b")]).unwrap_err();
+        assert!(several.to_string().contains("the workspace in /w/a\n  the workspace in /w/b"), "{several}");
+        assert!(workspace("a").is_called("a") && !workspace("a").is_called("x/a"));
     }
 }

@@ -8,7 +8,7 @@ use twinshare_daemon::api::wire::ReplicaKind;
 use crate::error::{Error, Kind, Result};
 use crate::node;
 use crate::output::line;
-use crate::replicas::find_replica;
+use crate::replicas::{Found, find};
 use crate::text::shown;
 
 /// End a mount.
@@ -28,15 +28,22 @@ impl Unmount {
     pub(crate) fn run(self) -> Result {
         node::wait(async {
             let client = node::client()?;
-            let replica = find_replica(&client, &self.name).await?;
-            if replica.kind == ReplicaKind::Clone {
-                let message = format!("{} is a clone, not a mount", shown(&self.name));
-                let command = format!("`twinshare workspace rm {}` forgets it", shown(&replica.directory));
-                return Err(Error::new(Kind::Usage, message).hint(command));
-            }
+            let replica = match find(&client, &self.name, Found::is_mount).await? {
+                Found::Replica(replica) if replica.kind == ReplicaKind::View => replica,
+                Found::Replica(replica) => {
+                    let command =
+                        format!("`twinshare workspace rm {}` forgets it", shown(&replica.directory));
+                    return Err(self.not_a_mount("clone").hint(command));
+                }
+                Found::Workspace(_) => return Err(self.not_a_mount("workspace of this machine")),
+            };
             client.unmount(&replica.id).await?;
             line(format!("{} is unmounted", shown(&replica.directory)))
         })?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn not_a_mount(&self, what: &str) -> Error {
+        Error::new(Kind::Usage, format!("{} is a {what}, not a mount", shown(&self.name)))
     }
 }

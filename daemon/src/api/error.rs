@@ -84,8 +84,8 @@ pub enum ApiError {
         /// Who of them did not answer.
         silent: Vec<String>,
     },
-    /// Several peers offer a workspace of the name.
-    #[error("`{name}` is offered by several peers: {}", candidates.join(", "))]
+    /// Several workspaces have the name.
+    #[error("`{name}` is the name of several: {}", candidates.join(", "))]
     AmbiguousName {
         /// What was asked for.
         name: String,

@@ -144,7 +144,7 @@ impl ApiError {
                 StatusCode::CONFLICT,
                 "ambiguous_name",
                 "Name is not unique",
-                "use one of the full names, `PEER/NAME`",
+                "use one of those in place of the name",
             ),
             Self::NotAdmitted(_) => peer_refused(),
             Self::Call { error, .. } => call_kind(error),

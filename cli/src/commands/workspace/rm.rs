@@ -33,7 +33,7 @@ impl Rm {
     pub(crate) fn run(self) -> Result {
         node::wait(async {
             let client = node::client()?;
-            match find(&client, &self.name).await? {
+            match find(&client, &self.name, |found| !found.is_mount()).await? {
                 Found::Workspace(workspace) => {
                     let name = shown(&workspace.name);
                     self.confirm(&format!("forget workspace {name} and end its share? its files stay."))?;

@@ -11,8 +11,8 @@ use crate::text::shown;
 
 /// Offer a workspace to others.
 ///
-/// Without `--open` its name is known and nobody is admitted yet. With `--open` everybody on this network may read
-/// all of it, companions included. Sharing again changes how it is shared.
+/// With `--open` everybody on this network may read all of it, companions included. Without, nobody is admitted yet.
+/// Sharing again changes how it is shared.
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
   twinshare workspace share demo --open")]
@@ -35,7 +35,7 @@ impl Share {
                 "{name} is open: anyone on this network may read it, until `twinshare workspace unshare {name}`"
             )),
             false => line(format!(
-                "{name} is offered, but nobody is admitted yet: \
+                "{name} is shared, but nobody is admitted yet: \
                  `twinshare workspace share {name} --open` lets anyone on this network in"
             )),
         })?;

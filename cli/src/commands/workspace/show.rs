@@ -39,7 +39,7 @@ impl Show {
     pub(crate) fn run(self) -> Result {
         let shown = node::wait(async {
             let client = node::client()?;
-            Ok(match find(&client, &self.name).await? {
+            Ok(match find(&client, &self.name, |_| true).await? {
                 Found::Workspace(workspace) => {
                     Shown::Workspace(Box::new(client.workspace(&workspace.name).await?))
                 }
