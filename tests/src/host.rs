@@ -75,7 +75,7 @@ impl Host {
     /// # Errors
     /// When namespaces may not be made here, with what the system said.
     pub fn new(name: &str, disk: Disk) -> Result<Host> {
-        let mut holder = holder(name, disk, [binary::twinshare()?, &binary::observer()?])
+        let mut holder = holder(name, disk, binary::twinshare()?, &binary::observer()?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -149,13 +149,16 @@ impl Drop for Host {
     }
 }
 
-fn holder(name: &str, disk: Disk, executables: [&Path; 2]) -> Command {
+fn holder(name: &str, disk: Disk, twinshare: &Path, observer: &Path) -> Command {
     let mut command = Command::new("unshare");
     command
         .args(["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--"])
         .args(["bash", "-c", include_str!("host/init.sh"), "twinshare-test-host", name, disk.name()])
         .args([&ORDINARY.1.to_string(), ORDINARY.0])
-        .args(executables);
+        .arg("twinshare")
+        .arg(twinshare)
+        .arg("twinshare-observe")
+        .arg(observer);
     command
 }
 

@@ -141,12 +141,14 @@ impl Program {
             let id = ORDINARY.1.to_string();
             let mut command = Command::new("setpriv");
             command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--inh-caps=-all"]);
+            // As that user: root may not enter a FUSE mount of somebody else's.
+            command.args(["env", "--chdir"]).arg(&self.dir);
             command
         } else {
             Command::new(words.next().map_or(OsStr::new("true"), OsString::as_os_str))
         };
         command.args(words).env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.current_dir(&self.dir);
+        command.current_dir(if self.ordinary { OsStr::new("/") } else { &self.dir });
         command
     }
 

@@ -2,7 +2,8 @@
 # until its standard input closes, which is when the test process is gone. Its end ends every process of the host, and with
 # the last of them go the mounts, the loop device and the network.
 #
-# $1 name, $2 tmpfs or ext4, $3 identity of the ordinary user, $4 its name, then the executables to be found on PATH
+# $1 name, $2 tmpfs or ext4, $3 identity of the ordinary user, $4 its name, then the executables to be found on PATH, each
+# after the name it has there
 set -euo pipefail
 name=$1 disk=$2 uid=$3 user=$4
 shift 4
@@ -27,9 +28,10 @@ chmod 1777 "$base/tmp" "$base/var/tmp"
 chmod 700 "$base/root"
 install -d -m 700 -o "$uid" -g "$uid" "$base/home/$user" "$base/run/user/$uid"
 mkdir -p "$base/run/twinshare-test"
-for executable; do
-    touch "$base/run/twinshare-test/${executable##*/}"
-    mount --bind "$executable" "$base/run/twinshare-test/${executable##*/}"
+while [ $# -gt 0 ]; do
+    touch "$base/run/twinshare-test/$1"
+    mount --bind "$2" "$base/run/twinshare-test/$1"
+    shift 2
 done
 
 # The ordinary user exists here alone, and may open /dev/fuse here alone.
