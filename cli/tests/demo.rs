@@ -1,6 +1,6 @@
 //! The demonstration, to its end and interrupted: it works, and leaves nothing behind.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

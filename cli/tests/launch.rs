@@ -1,7 +1,7 @@
 //! Runs carried out for real: bubblewrap, Landlock, signals and terminals, as the caller and, where the caller is
 //! root, as an ordinary user too. The roots are ordinary directories.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
 use std::env;

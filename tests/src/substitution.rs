@@ -35,6 +35,7 @@ const RULES: &[(&str, Rule)] = &[
     ("directory-size", directory_size),
     ("blocks", blocks),
     ("links-outside", links_outside),
+    ("symlink-links", symlink_links),
 ];
 
 /// The keys of all rules.
@@ -140,6 +141,12 @@ fn acl(tree: &mut Tree, _: &Facts) {
 fn ctime_atime(tree: &mut Tree, _: &Facts) {
     for entry in tree.values_mut() {
         (entry.atime, entry.ctime) = (entry.mtime, entry.mtime);
+    }
+}
+
+fn symlink_links(tree: &mut Tree, _: &Facts) {
+    for (path, entry) in tree.iter_mut().filter(|(_, entry)| entry.kind == Kind::Symlink) {
+        (entry.nlink, entry.first_name) = (1, path.clone());
     }
 }
 

@@ -144,10 +144,10 @@ impl Scene<'_> {
         })
     }
 
-    /// The process that serves the mount.
+    /// The process that serves the mount: the elder of it and its mount helper.
     fn replica_pid(&self) -> Result<String> {
         let found =
-            self.b.host().program("pgrep").args(["-f", "twinshare replica "]).run(BOUND)?.success()?;
+            self.b.host().program("pgrep").args(["-o", "-f", "twinshare replica "]).run(BOUND)?.success()?;
         let pids: Vec<_> = found.split_whitespace().collect();
         ensure!(pids.len() == 1, "one replica process is expected: {pids:?}");
         Ok(pids[0].to_owned())

@@ -3,7 +3,7 @@
 //! Whatever happens to the peer or the link in the middle of a read, the read ends: with every byte, or with an error
 //! within seconds, never with less than was asked for. And when the peer answers again, so does the remote.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,7 +23,7 @@ use twinshare_transport::protocol::Hello;
 use twinshare_transport::tuning::IDLE_MAX;
 use twinshare_transport::{Client, Identity, Remote, Server};
 
-#[allow(dead_code, reason = "this test needs a part of what the transport's own tests need")]
+#[expect(dead_code, reason = "this test needs a part of what the transport's own tests need")]
 #[path = "../../transport/tests/loopback/memory.rs"]
 mod memory;
 

@@ -1,6 +1,6 @@
 //! Server and client over loopback: every request, every refusal, and what ends them early.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! Nodes that find each other over real sockets on the loopback interface.
+
 use std::net::{Ipv4Addr, UdpSocket};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What the registry keeps, across restarts and damage.
+
 use std::fs;
 use std::time::UNIX_EPOCH;
 

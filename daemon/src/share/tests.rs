@@ -1,3 +1,5 @@
+//! Who is let in, over real connections.
+
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -1,3 +1,5 @@
+//! Snapshots that are shared, reopened and collected.
+
 use std::fs;
 use std::time::Duration;
 

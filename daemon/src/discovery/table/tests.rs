@@ -1,3 +1,5 @@
+//! Who is known, who is forgotten, and what a stranger can fill: in virtual time.
+
 use super::*;
 
 struct Bench {
