@@ -1,9 +1,9 @@
 //! What a workspace is: a directory with a [`twinshare.yaml`](WorkspaceFile), and what else belongs to it.
 //!
-//! [`create`] makes one of a directory, [`Workspace::load`] reads one that is registered. What lies outside the
-//! directory and is needed inside it is found by following the links that lead out ([`detect`]): an interpreter's
+//! [`create()`] makes one of a directory, [`Workspace::load`] reads one that is registered. What lies outside the
+//! directory and is needed inside it is found by following the links that lead out ([`detect()`]): an interpreter's
 //! directory becomes a companion, the rest is listed, and what only the system can provide is a
-//! [requirement](requirements).
+//! [requirement](requirements()).
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

@@ -3,7 +3,7 @@
 //! Whatever happens to the peer or the link in the middle of a read, the read ends: with every byte, or with an error
 //! within seconds, never with less than was asked for. And when the peer answers again, so does the remote.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};

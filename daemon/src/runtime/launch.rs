@@ -5,7 +5,7 @@
 //! ```
 //!
 //! - **Terminal.** All of them share the caller's process group and standard streams, so the command reads and draws
-//!   on the terminal itself and job control works (the [filter](super::filter) keeps it from typing for the user).
+//!   on the terminal itself and job control works (the [`super::filter`] keeps it from typing for the user).
 //!   bwrap's own messages go to a pipe.
 //! - **Signals.** INT, QUIT, TERM and HUP are ignored by the two in the middle: either would end, and with it the
 //!   namespace, while the command still handles the signal. What a terminal sends to the group reaches the command

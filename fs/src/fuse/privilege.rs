@@ -1,6 +1,6 @@
 //! How this process may mount: through a privileged helper, or through `fusermount3`.
 //!
-//! A process that may mount by itself (it has CAP_SYS_ADMIN) forks a small [helper](super::helper) while it has one
+//! A process that may mount by itself (it has CAP_SYS_ADMIN) forks a small [`super::helper`] while it has one
 //! thread only, and gives the capability up. From then on nothing in it that talks to a network can mount anything
 //! else, load a module or read another user's memory.
 

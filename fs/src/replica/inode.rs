@@ -37,7 +37,7 @@ pub(super) struct Inode {
     pub(super) hole_blocks: u64,
     /// Open handles.
     pub(super) opens: AtomicU32,
-    /// Set by every use; see [`super::clock`].
+    /// Set by every use.
     pub(super) used: AtomicBool,
     /// The same, for its descriptor.
     pub(super) file_used: AtomicBool,

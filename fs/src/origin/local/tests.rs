@@ -68,7 +68,8 @@ type Got = (EntryIndex, Vec<u8>, Result<(), FileFault>);
 
 /// Takes a whole answer, and checks that it is in order and that every run is what it claims.
 async fn take(origin: &LocalOrigin, mut deliveries: Deliveries) -> Vec<Got> {
-    let (mut got, mut current): (Vec<Got>, Option<(EntryIndex, BlockIndex, Vec<u8>)>) = (Vec::new(), None);
+    let mut got: Vec<Got> = Vec::new();
+    let mut current: Option<(EntryIndex, BlockIndex, Vec<u8>)> = None;
     while let Some(delivery) = deliveries.recv().await {
         match delivery.unwrap() {
             Delivery::Run(run) => {
