@@ -257,3 +257,19 @@ fn guarded(work: impl FnOnce()) {
         tracing::error!("a request of the kernel was answered with EIO since its handler panicked");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_stays_inside_its_request() {
+        let reply = Arc::new(());
+        let moved = reply.clone();
+        guarded(move || {
+            let _owned = moved;
+            panic!("as a handler might");
+        });
+        assert_eq!(Arc::strong_count(&reply), 1, "the reply was not dropped, hence not answered");
+    }
+}

@@ -132,10 +132,14 @@ fn send(socket: BorrowedFd<'_>, packet: &[u8], descriptor: Option<BorrowedFd<'_>
     if !descriptors.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(&descriptors));
     }
-    rustix::io::retry_on_intr(|| {
+    let sent = rustix::io::retry_on_intr(|| {
         sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL)
-    })?;
-    Ok(())
+    });
+    match sent {
+        // It closed without having read all that was sent to it.
+        Err(Errno::CONNRESET) => Err(Errno::PIPE),
+        sent => sent.map(|_| ()),
+    }
 }
 
 /// What arrives at once: bytes, and at most one descriptor.
@@ -148,7 +152,11 @@ pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Option<Packet>, Errno> {
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
         recvmsg(socket, &mut [IoSliceMut::new(&mut packet)], &mut control, RecvFlags::CMSG_CLOEXEC)
-    })?;
+    });
+    let received = match received {
+        Err(Errno::CONNRESET) => return Ok(None),
+        received => received?,
+    };
     let descriptor = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
@@ -168,5 +176,58 @@ pub(super) fn await_readable(socket: BorrowedFd<'_>, until: Instant) -> Result<(
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    fn spec() -> Spec {
+        Spec { source: "twinshare:a/b".into(), owner: (0, 0), allow_other: false }
+    }
+
+    #[test]
+    fn a_helper_does_nothing_but_its_three_things() {
+        let (ours, theirs) = pair();
+        let server = thread::spawn(move || serve(theirs.as_fd()));
+        let helper = Helper::new(ours);
+        assert_eq!(helper.mount(Path::new("relative"), &spec()).unwrap_err(), Errno::INVAL);
+        assert_eq!(helper.unmount(Path::new("relative")), Err(Errno::INVAL));
+        // The root is mounted, but it is none of ours, and nor is its device.
+        assert_eq!(helper.unmount(Path::new("/")), Err(Errno::INVAL));
+        assert_eq!(helper.set_read_ahead(Device { major: 0, minor: 0 }, 1), Err(Errno::INVAL));
+        let long = format!("/{}", "x".repeat(PACKET_BYTES_MAX));
+        assert_eq!(helper.unmount(Path::new(&long)), Err(Errno::NAMETOOLONG));
+        drop(helper);
+        assert_eq!(server.join().unwrap(), Ok(()));
+    }
+
+    #[test]
+    fn an_answer_that_comes_too_late_is_dropped() {
+        let (ours, theirs) = pair();
+        let answer = |number, result| postcard::to_stdvec(&Answer { number, result }).unwrap();
+        send(theirs.as_fd(), &answer(0, Ok(())), None).unwrap();
+        send(theirs.as_fd(), &answer(1, Err(Errno::BUSY.raw_os_error())), None).unwrap();
+        assert_eq!(Helper::new(ours).unmount(Path::new("/x")), Err(Errno::BUSY));
+    }
+
+    #[test]
+    fn a_descriptor_travels_with_its_answer_and_a_dead_helper_is_told() {
+        let (ours, theirs) = pair();
+        let answer = postcard::to_stdvec(&Answer { number: 1, result: Ok(()) }).unwrap();
+        send(theirs.as_fd(), &answer, Some(theirs.as_fd())).unwrap();
+        let helper = Helper::new(ours);
+        assert!(helper.mount(Path::new("/x"), &spec()).is_ok());
+        drop(theirs);
+        assert_eq!(helper.unmount(Path::new("/x")), Err(Errno::PIPE));
     }
 }
