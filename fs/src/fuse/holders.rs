@@ -16,7 +16,7 @@ use super::mountinfo::{Mounted, mount_id};
 /// Processes named at most; a person closes a few programs and tries again.
 const HOLDERS_MAX: usize = 8;
 /// How long to look: a machine may run very many processes.
-const LOOK_FOR: Duration = Duration::from_secs(1);
+const LOOK_FOR: Duration = Duration::from_secs(3);
 
 /// A process that uses a mount.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -11,6 +13,11 @@ use super::fusermount::{Fusermount, FusermountError};
 use super::holders::{Holder, holders};
 use super::mountinfo::{Device, Mounted, mounted_at};
 use super::privilege::{Mounter, Route};
+
+/// How long a mount is tried that is busy although nobody is seen in it: whoever looks into `/proc/PID/cwd`, as many
+/// tools do to all processes, holds what it leads to for a moment.
+const MOMENT: Duration = Duration::from_secs(1);
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// Why a mount is still there.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +109,7 @@ pub fn sweep_dead(at: &Path) -> Result<bool, UnmountError> {
     })
 }
 
-fn sweep(at: &Path, by: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<bool, UnmountError> {
+fn sweep(at: &Path, by: impl Fn(&Path) -> Result<(), Failure>) -> Result<bool, UnmountError> {
     match dead_mount(at) {
         Ok(Some(mount)) => unmount(&mount, by).map(|()| true),
         Ok(None) => Ok(false),
@@ -126,17 +133,24 @@ fn dead_mount(at: &Path) -> io::Result<Option<Mounted>> {
 /// Unmounts `mount` unless something else is mounted there by now.
 pub(super) fn unmount(
     mount: &Mounted,
-    by: impl FnOnce(&Path) -> Result<(), Failure>,
+    by: impl Fn(&Path) -> Result<(), Failure>,
 ) -> Result<(), UnmountError> {
     let at = mount.at.as_path();
     let refused = |why| UnmountError::Refused { at: at.into(), why };
-    let there = mounted_at(at).map_err(|error| refused(error.to_string()))?;
-    if there.as_ref() != Some(mount) {
-        return Ok(());
+    let began = Instant::now();
+    loop {
+        let there = mounted_at(at).map_err(|error| refused(error.to_string()))?;
+        if there.as_ref() != Some(mount) {
+            return Ok(());
+        }
+        match by(at) {
+            Ok(()) => return Ok(()),
+            Err(Failure::NotPermitted) => return Err(refused("it belongs to another user".into())),
+            Err(Failure::Other(why)) => return Err(refused(why)),
+            Err(Failure::Busy) => match holders(mount) {
+                nobody if nobody.is_empty() && began.elapsed() < MOMENT => thread::sleep(BETWEEN_TRIES),
+                holders => return Err(UnmountError::Busy { at: at.into(), holders }),
+            },
+        }
     }
-    by(at).map_err(|failure| match failure {
-        Failure::Busy => UnmountError::Busy { at: at.into(), holders: holders(mount) },
-        Failure::NotPermitted => refused("it belongs to another user".into()),
-        Failure::Other(why) => refused(why),
-    })
 }

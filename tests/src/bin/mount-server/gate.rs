@@ -1,0 +1,68 @@
+//! An origin with a gate: while it is closed, requests are taken and nothing is said.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use twinshare_fs::manifest::{EntryIndex, SnapshotId};
+use twinshare_fs::origin::{Availability, BlockRange, Class, Deliveries, Frames, Origin};
+
+/// The gate.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    inner: Arc<dyn Origin>,
+    open: watch::Sender<bool>,
+}
+
+impl Gate {
+    pub(crate) fn new(inner: Arc<dyn Origin>) -> Arc<Self> {
+        Arc::new(Self { inner, open: watch::Sender::new(true) })
+    }
+
+    pub(crate) fn set_open(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+
+    /// The answer of `ask`, when the gate lets it through.
+    fn pass(&self, ask: impl FnOnce(&dyn Origin) -> Deliveries + Send + 'static) -> Deliveries {
+        if *self.open.borrow() {
+            return ask(&*self.inner);
+        }
+        let (sender, receiver) = mpsc::channel(1);
+        let (inner, mut open) = (self.inner.clone(), self.open.subscribe());
+        tokio::spawn(async move {
+            tokio::select! {
+                opened = open.wait_for(|open| *open) => if opened.is_err() { return },
+                () = sender.closed() => return,
+            }
+            let mut deliveries = ask(&*inner);
+            while let Some(delivery) = deliveries.recv().await {
+                if sender.send(delivery).await.is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+}
+
+impl Origin for Gate {
+    fn snapshot(&self) -> SnapshotId {
+        self.inner.snapshot()
+    }
+
+    fn read_manifest(&self) -> Frames {
+        self.inner.read_manifest()
+    }
+
+    fn read_files(&self, files: Vec<EntryIndex>, class: Class) -> Deliveries {
+        self.pass(move |inner| inner.read_files(files, class))
+    }
+
+    fn read_ranges(&self, ranges: Vec<BlockRange>, class: Class) -> Deliveries {
+        self.pass(move |inner| inner.read_ranges(ranges, class))
+    }
+
+    fn availability(&self) -> watch::Receiver<Availability> {
+        self.inner.availability()
+    }
+}

@@ -1,0 +1,102 @@
+//! Serves one directory of this machine on a mount, and does as it is told on standard input.
+//!
+//!     mount-server SOURCE MOUNT_POINT STATE WHEN_GONE
+//!     mount-server sweep MOUNT_POINT
+//!
+//! It says `mounted MODE`, then answers each line with `ok` or `error …`: `stall` and `resume` close and open the
+//! origin's gate, `unmount` tries to unmount, `ended` waits for the end of the session. When its input ends it unmounts by
+//! itself and ends, so that nothing is left behind by a test that died.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, Write, stdin, stdout};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use twinshare_fs::filesystem::{Owner, TreeView};
+use twinshare_fs::fuse::{MountOptions, MountedRoot, Mounter, SessionEnd, sweep_dead};
+use twinshare_fs::manifest::EntryIndex;
+use twinshare_fs::manifest::walk::{WalkOptions, build};
+use twinshare_fs::origin::{LocalOrigin, ReadPool};
+use twinshare_fs::replica::{Layout, Replica, ReplicaConfig};
+
+mod gate;
+
+use gate::Gate;
+
+fn main() -> Result<()> {
+    let arguments: Vec<_> = env::args_os().skip(1).map(PathBuf::from).collect();
+    match &arguments[..] {
+        [sweep, at] if sweep.as_os_str() == "sweep" => say(&sweep_dead(at)?.to_string()),
+        [source, at, state, when_gone] => serve(source, at, state, when_gone),
+        _ => anyhow::bail!("SOURCE MOUNT_POINT STATE WHEN_GONE, or: sweep MOUNT_POINT"),
+    }
+}
+
+fn serve(source: &Path, at: &Path, state: &Path, when_gone: &Path) -> Result<()> {
+    let mounter = Mounter::start().context("the mounter")?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let _entered = runtime.enter();
+    let origin = origin(source, &state.join("snapshot"))?;
+    let manifest = origin.manifest().clone();
+    let gate = Gate::new(origin);
+    let layout = Layout::view_in(&state.join("replica"))?;
+    let when_gone = when_gone.to_str().context("WHEN_GONE")?.parse()?;
+    let config = ReplicaConfig { when_gone, ..ReplicaConfig::new(layout) };
+    let replica = Replica::open(config, manifest, gate.clone(), runtime.handle().clone())?;
+    let view = TreeView::new(replica, EntryIndex(0), Owner::of_this_process());
+    let options = MountOptions { name: "test/mount".into(), allow_other: false };
+    let mounted = mounter.mount(view, at, &options, runtime.handle().clone())?;
+    say(&format!("mounted {}", mounter.mode()))?;
+    for line in stdin().lock().lines() {
+        say(&match obey(&line?, &gate, &mounted) {
+            Ok(()) => "ok".into(),
+            Err(error) => format!("error {error:#}"),
+        })?;
+    }
+    while mounted.unmount().is_err() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// A snapshot of `source`, made in `directory` unless there is one.
+fn origin(source: &Path, directory: &Path) -> Result<Arc<LocalOrigin>> {
+    if !directory.exists() {
+        fs::create_dir(directory)?;
+        let (cancel, progress) = Default::default();
+        let options = WalkOptions { threads: 2, exclude: &[], cancel: &cancel, progress: &progress };
+        build(directory, &[source.canonicalize()?], &options)?;
+    }
+    Ok(Arc::new(LocalOrigin::open(directory, ReadPool::default())?))
+}
+
+fn obey(line: &str, gate: &Gate, mounted: &MountedRoot) -> Result<()> {
+    match line {
+        "stall" => gate.set_open(false),
+        "resume" => gate.set_open(true),
+        "unmount" => mounted.unmount()?,
+        "ended" => has_ended(mounted)?,
+        other => anyhow::bail!("what is `{other}`?"),
+    }
+    Ok(())
+}
+
+/// The kernel lets a session end soon after the last copy of its mount.
+const END_BOUND: Duration = Duration::from_secs(10);
+
+fn has_ended(mounted: &MountedRoot) -> Result<()> {
+    let end = Handle::current().block_on(async { timeout(END_BOUND, mounted.ended()).await })?;
+    anyhow::ensure!(end == SessionEnd::Unmounted, "the session ended as {end:?}");
+    Ok(())
+}
+
+fn say(line: &str) -> Result<()> {
+    let mut out = stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}
