@@ -39,14 +39,24 @@ const BACK: Duration = Duration::from_secs(25);
 
 const LARGE: EntryIndex = EntryIndex(0);
 const SMALL: EntryIndex = EntryIndex(1);
+const TEXT: EntryIndex = EntryIndex(2);
 const LARGE_BYTES: usize = 48 << 20;
+const TEXT_BYTES: usize = 24 << 20;
 
+/// Bytes that do not compress.
 fn content(bytes: usize) -> Bytes {
-    (0..bytes).map(|i| (i % 251) as u8 ^ (i >> 16) as u8).collect::<Vec<_>>().into()
+    let mut content = vec![0; bytes];
+    blake3::Hasher::new().finalize_xof().fill(&mut content);
+    content.into()
+}
+
+/// Bytes that do.
+fn text() -> Bytes {
+    "import numpy as np\n".bytes().cycle().take(TEXT_BYTES).collect::<Vec<_>>().into()
 }
 
 fn offering() -> Arc<Offering> {
-    Arc::new(Offering::new(Memory::new(vec![content(LARGE_BYTES), content(100_000)])))
+    Arc::new(Offering::new(Memory::new(vec![content(LARGE_BYTES), content(100_000), text()])))
 }
 
 fn client() -> Client {
@@ -237,6 +247,17 @@ async fn what_somebody_waits_for_overtakes_the_rest() {
     // for a fifth of the rate or for megabytes of it.
     assert!(took[7] < Duration::from_millis(400), "{took:?}");
     drains.into_iter().for_each(|drain| drain.abort());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_compresses_crosses_a_slow_link_faster_than_the_link_is() {
+    let rate = 4 << 20;
+    let linked = linked(Conditions { bytes_per_second: Some(rate), ..Conditions::default() }).await;
+    let started = Instant::now();
+    let read = finish(linked.origin().read_files(vec![TEXT], Class::Bulk)).await.unwrap();
+    let rates = read.len() as f64 / started.elapsed().as_secs_f64() / rate as f64;
+    assert!(read == text(), "other bytes arrived");
+    assert!(rates > 1.5, "it came at {rates:.2} times the link's rate");
 }
 
 /// A server in a process of its own, that can be stopped and killed.

@@ -12,7 +12,7 @@ use twinshare_fs::origin::OriginError;
 
 use crate::codes::CloseCode;
 use crate::identity::{Identity, PeerId};
-use crate::protocol::{BadFrame, Hello, Refusal};
+use crate::protocol::{BadFrame, Hello, Refusal, Request};
 use crate::tuning;
 
 mod call;
@@ -123,7 +123,8 @@ impl Client {
         expected: Option<PeerId>,
     ) -> Result<Greeting, CallError> {
         let connected = connect::first(self, addresses, expected).await?;
-        let hello = call::hello(&connected.connection, self.introduction()).await?;
+        let introduction = Request::Hello(self.introduction().clone());
+        let hello = call::hello(call::exchange(&connected.connection, &introduction).await?)?;
         connected.connection.close(CloseCode::Finished.code(), b"");
         Ok(Greeting { peer: connected.peer, address: connected.address, hello })
     }

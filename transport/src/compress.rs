@@ -1,4 +1,4 @@
-//! Compression of runs: only where a sample shows a gain.
+//! Compression of runs: only where a sample shows a gain. Whether the link makes it worth while, [`crate::pace`] knows.
 //!
 //! zstd's fastest level packs 0.33 GB/s on one core and makes half to a quarter of source code and libraries; trained
 //! models, archives and media stay as they are. Looking at a sample costs a fiftieth of packing the run in vain.

@@ -11,7 +11,11 @@
 pub mod client;
 mod codes;
 mod compress;
+#[cfg(test)]
+mod hostile;
 pub mod identity;
+mod outlet;
+mod pace;
 mod precedence;
 pub mod protocol;
 pub mod server;

@@ -67,9 +67,9 @@
 //!   the version the snapshot names is a fault, never other bytes.
 //!
 //! A **run** is up to 16 consecutive blocks with a digest each: the block's value in the file's BLAKE3 tree
-//! ([`twinshare_fs::digest`]). Only a file's last block is shorter than 64 KiB. Where the client has asked for it and
-//! a sample shows a gain, the server compresses a run's payload as one zstd frame and says so in the run's encoding;
-//! unpacked it has at most 64 KiB a block. Digests are of the content, not of the payload.
+//! ([`twinshare_fs::digest`]). Only a file's last block is shorter than 64 KiB. Where the client
+//! allows it, answers wait for a slow link and a sample shows a gain, the server compresses a run's payload as one zstd
+//! frame and says so in the run's encoding; unpacked it has at most 64 KiB a block. Digests are of the content, not of the payload.
 //!
 //! # Urgency and cancelling
 //!

@@ -10,7 +10,7 @@
 //! | time to send a request | 10 s | refused |
 //! | answers in the making | demand 96, others 32; per peer 32 and 12 | waits 10 s, then refused as too busy |
 //! | memory of an answer | the origin's channel of 2 MiB, one run, 32 KiB gathered | the origin waits |
-//! | unacknowledged bytes of a connection | 16 MiB | the answer waits |
+//! | unacknowledged bytes of a connection | twice what its link holds, 1 to 16 MiB | the answer waits |
 //! | time for one run to be taken | 60 s | the stream is reset: a reader that takes less than 17 KiB/s |
 //! | time for the origin to deliver | 60 s | refused as failed |
 //! | a connection without a sign of life | 5 s | ends, and all its requests with it |

@@ -10,10 +10,11 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quinn::{ReadError, SendStream, WriteError};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use twinshare_fs::origin::Class;
 
-use crate::precedence::{PIECE_BYTES, Precedence};
+use crate::outlet::Outlet;
+use crate::precedence::PIECE_BYTES;
 use crate::protocol::{Answer, BadFrame, LENGTH_BYTES};
 
 /// What the reader asks the stream for when it looks for a message. A run's header takes 0.6 KiB at most; what arrives
@@ -135,14 +136,14 @@ pub(crate) struct FrameWriter {
     gathered: BytesMut,
     /// How long it may take until what was gathered, or a payload, is written.
     deadline: Duration,
-    precedence: Arc<Precedence>,
+    outlet: Arc<Outlet>,
     class: Class,
 }
 
 impl FrameWriter {
     /// A writer that nothing precedes, until its class is set.
-    pub(crate) fn new(stream: SendStream, deadline: Duration, precedence: Arc<Precedence>) -> Self {
-        Self { stream, gathered: BytesMut::new(), deadline, precedence, class: Class::Demand }
+    pub(crate) fn new(stream: SendStream, deadline: Duration, outlet: Arc<Outlet>) -> Self {
+        Self { stream, gathered: BytesMut::new(), deadline, outlet, class: Class::Demand }
     }
 
     /// Sets how urgent the answer is.
@@ -150,6 +151,11 @@ impl FrameWriter {
         self.class = class;
         // Fails only for a stream that has ended, which the first write finds out.
         let _ = self.stream.set_priority(priority(class));
+    }
+
+    /// The connection's way out.
+    pub(crate) fn outlet(&self) -> &Outlet {
+        &self.outlet
     }
 
     /// Adds an answer; its payload, where it has one, must follow.
@@ -207,8 +213,11 @@ impl FrameWriter {
         while !first.is_empty() || !second.is_empty() {
             let of_first = first.split_to(first.len().min(PIECE_BYTES));
             let of_second = second.split_to(second.len().min(PIECE_BYTES - of_first.len()));
-            let _writing = self.precedence.enter(self.class).await;
+            let bytes = of_first.len() + of_second.len();
+            let _writing = self.outlet.enter(self.class).await;
+            let started = Instant::now();
             self.stream.write_all_chunks(&mut [of_first, of_second]).await?;
+            self.outlet.wrote(self.class, bytes, started);
         }
         Ok(())
     }

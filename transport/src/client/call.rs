@@ -55,13 +55,6 @@ impl Call {
             bytes => Ok((answer, self.reader.payload(bytes).await.map_err(call_error)?)),
         }
     }
-
-    async fn done(&mut self) -> Result<(), CallError> {
-        match self.answer().await? {
-            Answer::Done => Ok(()),
-            answer => Err(unexpected(&answer)),
-        }
-    }
 }
 
 impl Drop for Call {
@@ -82,37 +75,50 @@ async fn send(connection: &Connection, request: &Request) -> Result<RecvStream, 
     Ok(receive)
 }
 
-/// Says hello.
-pub(super) async fn hello(connection: &Connection, ours: &Hello) -> Result<Hello, CallError> {
-    let mut call = Call::send(connection, &Request::Hello(ours.clone())).await?;
-    match call.answer().await? {
-        Answer::Hello(theirs) => call.done().await.map(|()| theirs),
-        answer => Err(unexpected(&answer)),
-    }
-}
-
-/// Asks for the catalogue.
-pub(super) async fn catalogue(connection: &Connection) -> Result<Vec<Offer>, CallError> {
-    let mut call = Call::send(connection, &Request::Catalogue).await?;
-    let mut offers = Vec::new();
+/// Sends a request whose whole answer is small, and waits for it.
+pub(super) async fn exchange(connection: &Connection, request: &Request) -> Result<Vec<Answer>, CallError> {
+    let mut call = Call::send(connection, request).await?;
+    let mut answers = Vec::new();
     loop {
         match call.answer().await? {
-            Answer::Offer(offer) if offers.len() < OFFERS_MAX => offers.push(offer),
-            Answer::Done => return Ok(offers),
+            Answer::Done => return Ok(answers),
+            answer if answers.len() < OFFERS_MAX && answer.payload_bytes() == 0 => answers.push(answer),
             answer => return Err(unexpected(&answer)),
         }
     }
 }
 
-/// Opens a snapshot.
-pub(super) async fn open_snapshot(
-    connection: &Connection,
-    request: &Request,
-) -> Result<SnapshotInfo, CallError> {
-    let mut call = Call::send(connection, request).await?;
-    match call.answer().await? {
-        Answer::Snapshot(info) => call.done().await.map(|()| info),
-        answer => Err(unexpected(&answer)),
+/// The answer to hello.
+pub(super) fn hello(answers: Vec<Answer>) -> Result<Hello, CallError> {
+    only(answers, |answer| match answer {
+        Answer::Hello(hello) => Ok(hello),
+        other => Err(other),
+    })
+}
+
+/// The answer to open snapshot.
+pub(super) fn snapshot(answers: Vec<Answer>) -> Result<SnapshotInfo, CallError> {
+    only(answers, |answer| match answer {
+        Answer::Snapshot(info) => Ok(info),
+        other => Err(other),
+    })
+}
+
+/// The answer to catalogue.
+pub(super) fn offers(answers: Vec<Answer>) -> Result<Vec<Offer>, CallError> {
+    let offer = |answer| match answer {
+        Answer::Offer(offer) => Ok(offer),
+        other => Err(unexpected(&other)),
+    };
+    answers.into_iter().map(offer).collect()
+}
+
+fn only<T>(answers: Vec<Answer>, wanted: impl Fn(Answer) -> Result<T, Answer>) -> Result<T, CallError> {
+    let mut answers = answers.into_iter();
+    match (answers.next().map(wanted), answers.next()) {
+        (Some(Ok(answer)), None) => Ok(answer),
+        (Some(Err(other)), _) | (_, Some(other)) => Err(unexpected(&other)),
+        (None, None) => Err(CallError::Invalid("its answer is empty".into())),
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use quinn::Connection;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use twinshare_fs::origin::Availability;
 
 use super::{CallError, Client, connect};
@@ -124,33 +124,32 @@ impl Link {
         }
     }
 
-    /// The connection, after another attempt if need be; after `deadline`, the reason why there is none.
-    pub(super) async fn connection_within(&self, deadline: Duration) -> Result<Connection, CallError> {
+    /// The connection, after another attempt if need be; at `end`, the reason why there is none, where one is known.
+    pub(super) async fn connection_by(&self, end: Instant) -> Result<Connection, Option<CallError>> {
         self.shared.wanted.notify_one();
         self.shared.hurried.notify_waiters();
         let mut state = self.shared.state.subscribe();
         let connected = |state: &State| matches!(state, State::Connected(_));
-        if let Ok(Ok(state)) = timeout(deadline, state.wait_for(connected)).await
-            && let State::Connected(connection) = &*state
-        {
-            return Ok(connection.clone());
-        }
-        match &*self.shared.state.borrow() {
-            State::Gone(why) => Err(why.clone()),
-            State::Connected(_) | State::Idle | State::Connecting => Err(CallError::Deadline(deadline)),
+        // In time or not: what it has come to is what counts.
+        drop(timeout_at(end, state.wait_for(connected)).await);
+        match &*state.borrow() {
+            State::Connected(connection) => Ok(connection.clone()),
+            State::Gone(why) => Err(Some(why.clone())),
+            State::Idle | State::Connecting => Err(None),
         }
     }
 
-    /// After a failure on `connection`: waits until the link no longer offers it, if it has ended.
-    pub(super) async fn notice_end_of(&self, connection: &Connection) {
+    /// After a failure on `connection`: whether it has ended. If so, waits until the link no longer offers it.
+    pub(super) async fn notice_end_of(&self, connection: &Connection) -> bool {
         if connection.close_reason().is_none() {
-            return;
+            return false;
         }
         let ended = connection.stable_id();
         let mut state = self.shared.state.subscribe();
         let other = |state: &State| !matches!(state, State::Connected(c) if c.stable_id() == ended);
         // In time or not, the caller's own error stands.
-        let _ = timeout(NOTICE_MAX, state.wait_for(other)).await;
+        drop(timeout(NOTICE_MAX, state.wait_for(other)).await);
+        true
     }
 }
 

@@ -68,13 +68,13 @@ impl Origin for RemoteOrigin {
 
     fn read_files(&self, files: Vec<EntryIndex>, class: Class) -> Deliveries {
         let expected = Expected::files(&files);
-        let request = ReadFiles { snapshot: self.snapshot, files, class, compress: false };
+        let request = ReadFiles { snapshot: self.snapshot, files, class, compress: true };
         self.read(Request::ReadFiles(request), expected)
     }
 
     fn read_ranges(&self, ranges: Vec<BlockRange>, class: Class) -> Deliveries {
         let expected = Expected::ranges(&ranges);
-        let request = ReadRanges { snapshot: self.snapshot, ranges, class, compress: false };
+        let request = ReadRanges { snapshot: self.snapshot, ranges, class, compress: true };
         self.read(Request::ReadRanges(request), expected)
     }
 

@@ -5,17 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::Connection;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use twinshare_fs::manifest::SnapshotId;
 use twinshare_fs::origin::{Availability, Origin};
 
 use super::link::Link;
 use super::origin::RemoteOrigin;
-use super::{CallError, Client, call, within};
+use super::{CallError, Client, call};
 use crate::identity::PeerId;
-use crate::protocol::{Hello, Offer, OpenSnapshot, Request, SnapshotInfo};
+use crate::protocol::{Answer, Hello, Offer, OpenSnapshot, Request, SnapshotInfo};
 
 /// Everything about one peer: its addresses, the connection to it, whether it answers. Cheap to clone; clones share
 /// all of it, and the connection ends with the last of them, of the origins made from it and of their reads.
@@ -59,15 +58,13 @@ impl Remote {
 
     /// Who it says it is.
     pub async fn hello(&self, deadline: Duration) -> Result<Hello, CallError> {
-        self.call(deadline, async |connection| {
-            call::hello(connection, self.link.client().introduction()).await
-        })
-        .await
+        let introduction = Request::Hello(self.link.client().introduction().clone());
+        call::hello(self.call(deadline, &introduction).await?)
     }
 
     /// The workspaces it offers to this node.
     pub async fn catalogue(&self, deadline: Duration) -> Result<Vec<Offer>, CallError> {
-        self.call(deadline, async |connection| call::catalogue(connection).await).await
+        call::offers(self.call(deadline, &Request::Catalogue).await?)
     }
 
     /// A snapshot of `workspace`: of this moment, or `at` again. Freezing a large tree can take the peer minutes.
@@ -78,7 +75,7 @@ impl Remote {
         deadline: Duration,
     ) -> Result<SnapshotInfo, CallError> {
         let request = Request::OpenSnapshot(OpenSnapshot { workspace: workspace.into(), at });
-        self.call(deadline, async |connection| call::open_snapshot(connection, &request).await).await
+        call::snapshot(self.call(deadline, &request).await?)
     }
 
     /// The content of a snapshot. Its reads fail at once while the peer is gone, and end with an error when nothing
@@ -87,21 +84,21 @@ impl Remote {
         Arc::new(RemoteOrigin::new(Arc::clone(&self.link), snapshot))
     }
 
-    async fn call<T>(
-        &self,
-        deadline: Duration,
-        call: impl AsyncFnOnce(&Connection) -> Result<T, CallError>,
-    ) -> Result<T, CallError> {
+    /// Makes a call; and again, once, where its connection turns out to have ended: that may have been long ago, and
+    /// every call can be repeated.
+    async fn call(&self, deadline: Duration, request: &Request) -> Result<Vec<Answer>, CallError> {
         let end = Instant::now() + deadline;
-        let connection = self.link.connection_within(deadline).await?;
-        let left = end.saturating_duration_since(Instant::now());
-        match within(left, call(&connection)).await {
-            Err(CallError::Deadline(_)) => Err(CallError::Deadline(deadline)),
-            Err(error) => {
-                self.link.notice_end_of(&connection).await;
-                Err(error)
+        let late = || CallError::Deadline(deadline);
+        let mut is_repeated = false;
+        loop {
+            let connection = self.link.connection_by(end).await.map_err(|why| why.unwrap_or_else(late))?;
+            let answer = timeout_at(end, call::exchange(&connection, request)).await;
+            let answer = answer.unwrap_or_else(|_| Err(late()));
+            let has_ended = answer.is_err() && self.link.notice_end_of(&connection).await;
+            if !has_ended || is_repeated {
+                return answer;
             }
-            answer => answer,
+            is_repeated = true;
         }
     }
 }

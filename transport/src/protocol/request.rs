@@ -84,7 +84,7 @@ pub struct ReadFiles {
     pub files: Vec<EntryIndex>,
     /// How urgent it is.
     pub class: Class,
-    /// True where the client would rather have runs compressed.
+    /// True where the client takes compressed runs.
     pub compress: bool,
 }
 
@@ -97,7 +97,7 @@ pub struct ReadRanges {
     pub ranges: Vec<BlockRange>,
     /// How urgent it is.
     pub class: Class,
-    /// True where the client would rather have runs compressed.
+    /// True where the client takes compressed runs.
     pub compress: bool,
 }
 

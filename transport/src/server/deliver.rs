@@ -66,7 +66,7 @@ async fn next<T>(
 }
 
 async fn send_run(writer: &mut FrameWriter, run: Run, compress: bool) -> Result<(), Ending> {
-    let (encoding, payload) = encode(run.bytes, compress).await;
+    let (encoding, payload) = encode(run.bytes, compress && writer.outlet().is_slow()).await;
     let header = RunHeader {
         file: run.file,
         first: run.first,

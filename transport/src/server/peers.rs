@@ -10,7 +10,7 @@ use quinn::Connection;
 
 use super::request::Work;
 use crate::identity::PeerId;
-use crate::precedence::Precedence;
+use crate::outlet::Outlet;
 
 /// Connections of all peers at most. One costs some 50 KiB, and up to 16 MiB while it reads.
 const CONNECTIONS_MAX: usize = 256;
@@ -48,7 +48,7 @@ pub(super) struct Place {
     /// The address it was counted under, which migration does not change.
     address: IpAddr,
     work: Arc<Work>,
-    precedence: Arc<Precedence>,
+    outlet: Arc<Outlet>,
 }
 
 impl Peers {
@@ -64,8 +64,8 @@ impl Peers {
         let entry = table.peers.entry(peer).or_insert_with(Peer::new);
         entry.connections.push(connection.clone());
         let work = Arc::clone(&entry.work);
-        let connection = connection.stable_id();
-        Some(Place { peers: self.clone(), peer, connection, address, work, precedence: Arc::default() })
+        let outlet = Arc::new(Outlet::new(connection));
+        Some(Place { peers: self.clone(), peer, connection: connection.stable_id(), address, work, outlet })
     }
 
     /// The connections of one peer.
@@ -117,9 +117,9 @@ impl Place {
         &self.work
     }
 
-    /// The order in which the connection's answers write.
-    pub(super) fn precedence(&self) -> Arc<Precedence> {
-        Arc::clone(&self.precedence)
+    /// What the connection's answers share while they are written.
+    pub(super) fn outlet(&self) -> Arc<Outlet> {
+        Arc::clone(&self.outlet)
     }
 }
 

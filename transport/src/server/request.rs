@@ -93,7 +93,7 @@ pub(super) async fn serve(
     receive: RecvStream,
 ) {
     let stopped = send.stopped();
-    let writer = FrameWriter::new(send, WRITE_MAX, place.precedence());
+    let writer = FrameWriter::new(send, WRITE_MAX, place.outlet());
     let request = Running { shared: &shared, caller, peer_work: place.work() };
     tokio::select! {
         () = request.run(writer, receive) => {}
