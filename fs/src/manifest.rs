@@ -212,8 +212,9 @@ impl LeftOutList {
     /// Adds one; beyond [`LEFT_OUT_MAX`], or 512 KiB of paths, only counts it.
     pub fn push(&mut self, item: LeftOut) {
         self.total += 1;
-        let bytes: usize = self.named.iter().map(LeftOut::weight).sum();
-        if self.named.len() < LEFT_OUT_MAX && bytes + item.weight() <= LEFT_OUT_BYTES_MAX {
+        // A full list is told by its length alone: a tree may have a million entries to leave out.
+        let bytes = || self.named.iter().map(LeftOut::weight).sum::<usize>();
+        if self.named.len() < LEFT_OUT_MAX && bytes() + item.weight() <= LEFT_OUT_BYTES_MAX {
             self.named.push(item);
         }
     }

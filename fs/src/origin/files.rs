@@ -138,12 +138,23 @@ impl Files {
         count: u64,
         cancelled: &AtomicBool,
     ) -> Result<(Bytes, Vec<Digest>), FileFault> {
+        self.read_by(file, first, cancelled, || file.bytes(first, count))
+    }
+
+    /// Surrounds the reading of blocks from `first` on with all checks.
+    pub(super) fn read_by(
+        &self,
+        file: &OpenFile,
+        first: BlockIndex,
+        cancelled: &AtomicBool,
+        bytes: impl Fn() -> Result<Vec<u8>, FileFault>,
+    ) -> Result<(Bytes, Vec<Digest>), FileFault> {
         for _ in 0..TRIES {
             let before = self.check(file, cancelled)?;
             if before.is_hot(&file.file, self.hot) {
                 self.settle(file, &before, cancelled)?;
             }
-            let bytes = file.bytes(first, count)?;
+            let bytes = bytes()?;
             let digests = file.digests(first, &bytes);
             if Now::of(&file.file)? == before {
                 self.bind(file, first, &digests)?;
@@ -273,7 +284,7 @@ impl OpenFile {
     }
 
     /// The content of `count` blocks from `first` on; a file that ends before is [`FileFault::Changed`].
-    fn bytes(&self, first: BlockIndex, count: u64) -> Result<Vec<u8>, FileFault> {
+    pub(super) fn bytes(&self, first: BlockIndex, count: u64) -> Result<Vec<u8>, FileFault> {
         let end = BlockIndex(first.0 + count - 1).bytes_in(self.size).end;
         let (mut at, mut bytes) = (first.offset(), Vec::with_capacity((end - first.offset()) as usize));
         while at < end {
