@@ -92,7 +92,7 @@ impl LocalOrigin {
     fn deliver(&self, wants: Vec<Want>, class: Class) -> Deliveries {
         let (sender, deliveries) = mpsc::channel(DELIVERIES_AHEAD);
         let cancel = CancelAtEnd::default();
-        let mut reader = Reader::new(&self.files, wants, cancel.0.clone());
+        let mut reader = Reader::new(&self.files, wants, class, cancel.0.clone());
         let pool = self.pool.clone();
         tokio::spawn(async move {
             let _cancel = cancel;

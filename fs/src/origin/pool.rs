@@ -18,7 +18,7 @@ const BULK_READERS: usize = 4;
 
 /// The threads that read local files, shared by all local origins of a process. Cheap to clone.
 ///
-/// A read lasts for one run of blocks or a few small files. A request that waits for its receiver holds no thread, and
+/// A read lasts for one run of blocks or some small files, 31 at most. A request that waits for its receiver holds no thread, and
 /// two threads are always free for reads somebody waits for, so a slow peer delays nobody.
 #[derive(Clone, Debug)]
 pub struct ReadPool {

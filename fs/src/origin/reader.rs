@@ -6,12 +6,16 @@ use std::sync::atomic::AtomicBool;
 use bytes::Bytes;
 
 use super::files::{Files, OpenFile, OpenRoot, Reading};
-use super::{BlockRange, DELIVERIES_AHEAD, Delivery, FileFault, RUN_BLOCKS, Run};
+use super::{BlockRange, Class, DELIVERIES_AHEAD, Delivery, FileFault, RUN_BLOCKS, Run};
 use crate::digest::{BLOCK_BYTES, BlockIndex, Digest, block_count};
 use crate::manifest::{Entry, EntryIndex, Kind};
 
 /// Bytes after which a step ends: a thread is held for as long as reading and hashing a run takes.
 const STEP_BYTES: u64 = RUN_BLOCKS as u64 * BLOCK_BYTES;
+
+/// Deliveries in a step at most, where nobody waits for the first of them: a step costs a switch between threads, which
+/// is as much as reading a small file.
+const BACKGROUND_DELIVERIES: usize = 64;
 
 /// Bytes of a long range that the disk is asked for ahead of those that are read.
 const EXPECTED_BYTES: u64 = 4 * STEP_BYTES;
@@ -40,6 +44,8 @@ pub(super) struct Reader {
     files: Arc<Files>,
     wants: std::vec::IntoIter<Want>,
     current: Option<Cursor>,
+    /// Deliveries in a step at most.
+    deliveries: usize,
     cancelled: Arc<AtomicBool>,
     _reading: Reading,
 }
@@ -68,16 +74,25 @@ enum Content {
 type Roots = Vec<(EntryIndex, Result<OpenRoot, FileFault>)>;
 
 impl Reader {
-    pub(super) fn new(files: &Arc<Files>, wants: Vec<Want>, cancelled: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(
+        files: &Arc<Files>,
+        wants: Vec<Want>,
+        class: Class,
+        cancelled: Arc<AtomicBool>,
+    ) -> Self {
+        let deliveries = match class {
+            Class::Demand => DELIVERIES_AHEAD,
+            Class::ReadAhead | Class::Bulk => BACKGROUND_DELIVERIES,
+        };
         let (wants, current) = (wants.into_iter(), None);
-        Self { files: files.clone(), wants, current, cancelled, _reading: files.begin() }
+        Self { files: files.clone(), wants, current, deliveries, cancelled, _reading: files.begin() }
     }
 
-    /// The next deliveries, about 256 KiB or a few files; none when the request is done. Blocks on the disk.
+    /// The next deliveries, about 256 KiB or some files; none when the request is done. Blocks on the disk.
     pub(super) fn step(&mut self) -> Vec<Delivery> {
         let (mut out, mut bytes, mut roots) = (Vec::new(), 0, Roots::new());
         // A turn adds two at most.
-        while out.len() + 2 <= DELIVERIES_AHEAD && bytes < STEP_BYTES {
+        while out.len() + 2 <= self.deliveries && bytes < STEP_BYTES {
             let cursor = match self.current.take() {
                 Some(cursor) => cursor,
                 None => {
