@@ -405,7 +405,9 @@ impl Terminal {
         let quoted = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"));
         let words = std::iter::once(launcher.get_program()).chain(launcher.get_args());
         let mut script = Command::new("script");
-        script.args(["-qec", &words.map(quoted).collect::<Vec<_>>().join(" "), "/dev/null"]);
+        // A shell that stayed would be the terminal's, too, and end at Ctrl-C before the command does.
+        let line = format!("exec {}", words.map(quoted).collect::<Vec<_>>().join(" "));
+        script.args(["-qec", &line, "/dev/null"]);
         script.envs(launcher.get_envs().filter_map(|(name, value)| Some((name, value?))));
         script.env("TERM", "dumb").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = script.spawn().unwrap();
@@ -441,7 +443,7 @@ fn a_terminal_stays_the_users() {
         let place = Place::new(who, "/home/alice/ws", &[]);
         let test = "test -t 0 && test -t 1 && test -t 2 && stty size < /dev/tty && echo all";
         let (seen, code) = Terminal::new(&place, &["sh", "-c", test]).end();
-        assert!(seen.contains("all") && code == Some(0), "{seen}");
+        assert!(seen.contains("all") && code == Some(0), "{code:?}: {seen}");
         // Typing for the user is refused.
         let typing =
             "import fcntl\ntry: fcntl.ioctl(0, 0x5412, b'x')\nexcept OSError as e: print('refused', e.errno)";
@@ -478,7 +480,7 @@ fn ctrl_c_ends_the_command_and_not_its_surroundings() {
         terminal.wait_for("ready");
         terminal.press("\x03");
         let (seen, code) = terminal.end();
-        assert!(seen.contains("tidied-up") && code == Some(9), "{seen}");
+        assert!(seen.contains("tidied-up") && code == Some(9), "{code:?}: {seen}");
     }
 }
 
