@@ -78,7 +78,7 @@ fn build(at: &std::path::Path, roots: usize, specs: &[Spec]) -> Manifest {
         let range = builder.list(children.iter().map(|spec| new_entry(spec)).collect()).unwrap();
         paths.extend(range.zip(children.iter().map(|spec| spec.path)));
     }
-    builder.finish(&LeftOutList::default()).unwrap()
+    builder.finish(&LeftOutList::default(), Digest([0; 32])).unwrap()
 }
 
 /// What the origin's files hold: the place tells the byte.

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use proptest::prelude::*;
 
 use super::*;
+use crate::digest::Digest;
 use crate::manifest::{Builder, Extra, GIT_CONFIG_BYTES_MAX, LeftOutList, Meta, Mtime, NewEntry};
 
 /// Runs git in `directory` without anything of the machine's own configuration.
@@ -219,7 +220,7 @@ fn check_roles(tree: &[(Kind, &str, Role)]) {
         builder.list(children.iter().map(|(name, kind)| entry(name, *kind)).collect()).unwrap();
         paths.extend(children.iter().map(|(name, _)| format!("{parent}{name}/")));
     }
-    let manifest = builder.finish(&LeftOutList::default()).unwrap();
+    let manifest = builder.finish(&LeftOutList::default(), Digest([0; 32])).unwrap();
     for (_, path, expected) in tree {
         let at = paths.iter().position(|p| p.trim_end_matches('/') == *path).unwrap();
         let entry = manifest.entry(EntryIndex(at as u32)).unwrap();

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     EntryIndex, Extra, Kind, LeftOutList, Listing, Manifest, ManifestError, Meta, Mtime, SnapshotId,
 };
+use crate::digest::Digest;
 
 /// Bytes a frame may unpack to.
 pub const FRAME_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -57,6 +58,8 @@ pub struct Head {
     pub blocks: u64,
     /// Bytes of all files.
     pub file_bytes: u64,
+    /// Which version of each file is meant; only its equality says something.
+    pub versions: Digest,
     /// What the snapshot is of.
     pub meta: Meta,
     /// The roots' own entries, with empty names.
@@ -149,6 +152,7 @@ impl Frames {
             left_out_bytes: preamble.left_out_bytes,
             blocks: preamble.blocks,
             file_bytes: preamble.file_bytes,
+            versions: preamble.versions,
             meta: self.manifest.meta().clone(),
             roots: self.manifest.roots().filter_map(|root| self.wire_entry(root)).collect(),
         })

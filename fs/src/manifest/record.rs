@@ -30,6 +30,8 @@ pub(super) struct Preamble {
     pub(super) left_out_bytes: u32,
     pub(super) blocks: u64,
     pub(super) file_bytes: u64,
+    /// Which version of each file is meant: equal trees whose files are other ones differ in it.
+    pub(super) versions: Digest,
     /// Digest of the whole file with these 32 bytes zero.
     pub(super) snapshot: SnapshotId,
 }
@@ -47,6 +49,7 @@ impl Preamble {
         out[40..48].copy_from_slice(&self.blocks.to_le_bytes());
         out[48..56].copy_from_slice(&self.file_bytes.to_le_bytes());
         out[64..96].copy_from_slice(&self.snapshot.0.0);
+        out[96..128].copy_from_slice(&self.versions.0);
         out
     }
 
@@ -66,8 +69,9 @@ impl Preamble {
         if heap_bytes > u64::from(u32::MAX) {
             return Err(ManifestError::Invalid("the heap is too long"));
         }
-        let mut snapshot = [0; 32];
+        let (mut snapshot, mut versions) = ([0; 32], [0; 32]);
         snapshot.copy_from_slice(&bytes[64..96]);
+        versions.copy_from_slice(&bytes[96..128]);
         Ok(Self {
             entries: u32_at(bytes, 12),
             roots: u32_at(bytes, 16),
@@ -76,6 +80,7 @@ impl Preamble {
             heap_bytes,
             blocks: u64_at(bytes, 40),
             file_bytes: u64_at(bytes, 48),
+            versions: Digest(versions),
             snapshot: SnapshotId(Digest(snapshot)),
         })
     }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::frame::{Frame, Frames, Part, WireEntry};
 use super::*;
+use crate::digest::BlockIndex;
 
 /// A directory tree with a tiny alphabet of names, so that collisions and neighbours are common.
 #[derive(Clone, Debug)]
@@ -58,7 +59,7 @@ fn build(path: &Path, top: &BTreeMap<Vec<u8>, Node>) -> Manifest {
             builder.list(children.iter().rev().map(|(name, node)| entry(name, node)).collect()).unwrap();
         nodes.extend(range.zip(children.values()));
     }
-    builder.finish(&LeftOutList::default()).unwrap()
+    builder.finish(&LeftOutList::default(), Digest([0; 32])).unwrap()
 }
 
 /// A small tree whose stream has several frames.
@@ -165,6 +166,7 @@ fn check_refused(entries: Vec<WireEntry>, expected: &str) {
         left_out_bytes: 2,
         blocks: 0,
         file_bytes: 0,
+        versions: Digest([0; 32]),
         meta: meta(),
         roots: vec![wire(b"", Kind::Directory)],
     };
@@ -217,7 +219,7 @@ fn names_of_one_inode_share_its_blocks() {
     for index in [1, 2] {
         builder.set_nlink(EntryIndex(index), 2).unwrap();
     }
-    let manifest = builder.finish(&LeftOutList::default()).unwrap();
+    let manifest = builder.finish(&LeftOutList::default(), Digest([0; 32])).unwrap();
     let [a, b] = [1, 2].map(|index| manifest.entry(EntryIndex(index)).unwrap());
     assert_eq!((a.inode(), b.inode()), (EntryIndex(1), EntryIndex(1)));
     assert_eq!((a.blocks(), b.blocks(), b.nlink()), (0..4, 0..4, 2));

@@ -11,7 +11,8 @@
 //!
 //! Two walks over a tree that did not change give the same bytes, whatever the number of threads. What differs
 //! between two equal trees on one disk (inode numbers, ctimes) goes into the stamps beside the manifest, from which
-//! the [local origin](crate::origin::local) tells one version of a file from the next.
+//! the [local origin](crate::origin::local) tells one version of a file from the next; the manifest holds a digest of
+//! them, so that a snapshot's id stands for the versions of its files, too.
 
 use std::collections::VecDeque;
 use std::io;
@@ -212,7 +213,7 @@ impl Walk<'_> {
         for (index, nlink) in self.links.counts() {
             self.builder.set_nlink(index, nlink)?;
         }
-        let manifest = self.builder.finish(&self.left_out)?;
+        let manifest = self.builder.finish(&self.left_out, self.stamps.versions())?;
         self.stamps.finish(manifest.snapshot()).map_err(WalkError::Stamps)?;
         Ok(manifest)
     }

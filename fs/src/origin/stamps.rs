@@ -1,7 +1,7 @@
 //! Which version of each file a snapshot names: a side file of the manifest, known only to the origin.
 //!
-//! The manifest is what travels, and is the same for two trees that look the same. What tells one version of a file
-//! from the next on this disk lies here: a record per entry, in manifest order, little-endian.
+//! The manifest is what travels; of what tells one version of a file from the next on this disk it holds a digest
+//! only. The rest lies here: a record per entry, in manifest order, little-endian.
 //!
 //! | at | bytes | what |
 //! |---|---|---|
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Statx;
 
+use crate::digest::Digest;
 use crate::manifest::{EntryIndex, Mtime, SnapshotId};
 
 const HEADER_BYTES: u64 = 128;
@@ -92,6 +93,7 @@ pub(crate) struct StampsWriter {
     path: PathBuf,
     temporary: PathBuf,
     entries: u32,
+    versions: blake3::Hasher,
 }
 
 impl StampsWriter {
@@ -101,13 +103,21 @@ impl StampsWriter {
         let temporary = PathBuf::from(temporary);
         let mut out = BufWriter::with_capacity(64 * 1024, File::create(&temporary)?);
         out.write_all(&[0; HEADER_BYTES as usize])?;
-        Ok(Self { out, path: path.into(), temporary, entries: 0 })
+        Ok(Self { out, path: path.into(), temporary, entries: 0, versions: blake3::Hasher::new() })
     }
 
     /// Adds the stamp of the next entry in manifest order.
     pub(crate) fn push(&mut self, stamp: &Stamp) -> io::Result<()> {
         self.entries += 1;
-        self.out.write_all(&stamp.encode())
+        let encoded = stamp.encode();
+        // Not the device: it is numbered anew at each boot.
+        self.versions.update(&encoded[8..]);
+        self.out.write_all(&encoded)
+    }
+
+    /// A digest of all stamps: it differs where another version of a file is meant, also one that looks the same.
+    pub(crate) fn versions(&self) -> Digest {
+        Digest(self.versions.finalize().into())
     }
 
     /// Binds the stamps to their manifest and puts them at their path, durably.

@@ -100,7 +100,7 @@ impl TestTree {
             builder.set_nlink(link, 2).unwrap();
             builder.set_nlink(index, 2).unwrap();
         }
-        let manifest = builder.finish(&LeftOutList::default()).unwrap();
+        let manifest = builder.finish(&LeftOutList::default(), Digest([0; 32])).unwrap();
         let contents = files.iter().map(|file| (indices[file.path], file.content.clone())).collect();
         Arc::new(Self { _directory: directory, manifest, contents, indices })
     }
