@@ -106,7 +106,7 @@ fn manifest<T>(with: impl FnOnce(&Manifest) -> T) -> T {
         path: b"x".to_vec(),
         reason: LeftOutReason::LeavesTheTree(b"/etc".to_vec()),
     });
-    with(&builder.finish(&left_out).expect("the sample is valid"))
+    with(&builder.finish(&left_out, Digest([7; 32])).expect("the sample is valid"))
 }
 
 fn entry(name: &str, kind: Kind, size: u64) -> NewEntry {
