@@ -136,9 +136,10 @@ impl Host {
         Arc::clone(&self.namespaces)
     }
 
-    /// The name of the next interface on this host.
+    /// The name of the next interface on this host: what `ip link add type veth` itself would choose, and so what
+    /// whoever joins two namespaces by hand has.
     pub(crate) fn next_interface(&self) -> String {
-        format!("lan{}", self.links.fetch_add(1, Ordering::Relaxed))
+        format!("veth{}", self.links.fetch_add(1, Ordering::Relaxed))
     }
 }
 

@@ -1,8 +1,11 @@
 //! Which network interfaces there are, and which of them discovery uses.
 //!
-//! Beacons belong where colleagues are: on the networks this machine is plugged into. A bridge of containers, a
-//! tunnel or a host's end of a virtual machine's cable would only repeat them to oneself or carry them to strangers,
-//! so those are used only where the configuration names them; `lo` too, on which nodes of one machine find each other.
+//! Beacons belong where colleagues are: on the networks this machine has an address in. A bridge of containers or
+//! virtual machines, a port of one, or a tunnel would only repeat them to oneself or carry them to strangers, so those
+//! are used only where the configuration names them; `lo` too, on which nodes of one machine find each other.
+//!
+//! What an interface is, the kernel says and not its name: a `veth` with an address is how network namespaces are
+//! joined by hand, and as good a network as any.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,36 +16,15 @@ use crate::config::Interfaces;
 /// Interfaces used at most; each costs two sockets and two beacons an interval.
 const USED_MAX: usize = 32;
 
-/// Names under which container and virtual machine managers, VPNs and the kernel make interfaces that lead to no
-/// colleague.
-const VIRTUAL_PREFIXES: [&str; 26] = [
-    "br-",
-    "bridge",
-    "cali",
-    "cilium",
-    "cni",
-    "docker",
-    "dummy",
-    "flannel",
-    "fwbr",
-    "fwln",
-    "fwpr",
-    "ip6tnl",
-    "kube",
-    "lxc",
-    "lxd",
-    "nerdctl",
-    "podman",
-    "ppp",
-    "sit",
-    "tailscale",
-    "tap",
-    "tun",
-    "veth",
-    "virbr",
-    "vnet",
-    "wg",
-];
+/// Where the kernel describes interfaces.
+const SYS: &str = "/sys/class/net";
+
+/// Kinds of link layer (`ARPHRD_*` of `linux/if_arp.h`) that tunnels have: PPP, IP in IP (4 and 6), SIT, GRE (4 and
+/// 6), and "none", which WireGuard has and every tunnel of IP packets made through `/dev/net/tun`.
+const TUNNEL_LINKS: [&str; 7] = ["512", "768", "769", "776", "778", "823", "65534"];
+
+/// What the kernel calls tunnels that look like Ethernet (`DEVTYPE` in `uevent`).
+const TUNNEL_TYPES: [&str; 6] = ["vxlan", "geneve", "bareudp", "gtp", "wireguard", "ppp"];
 
 /// One interface of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,10 +35,12 @@ pub(super) struct Interface {
     pub(super) v4: Option<Ipv4Addr>,
     /// Whether it has a link-local IPv6 address, from which beacons are sent.
     pub(super) has_v6: bool,
+    /// Whether it has any address that was given to it, rather than the link-local one it gives itself.
+    pub(super) is_addressed: bool,
     pub(super) is_up: bool,
     pub(super) is_loopback: bool,
-    /// Why it is not used unless it is named, where something says so.
-    pub(super) is_virtual: Option<&'static str>,
+    /// Why what it is keeps it from being used unless it is named.
+    pub(super) unfit: Option<&'static str>,
 }
 
 /// An interface, and whether discovery uses it.
@@ -90,10 +74,11 @@ pub(super) fn list() -> io::Result<Vec<Interface>> {
             Some(at) => at,
             None => {
                 all.push(Interface {
-                    is_virtual: why_virtual(&found.name, index, found.is_p2p),
+                    unfit: found.is_p2p.then_some("a tunnel"),
                     index,
                     v4: None,
                     has_v6: false,
+                    is_addressed: false,
                     is_up: found.is_oper_up() || found.oper_status == if_addrs::IfOperStatus::Unknown,
                     is_loopback: found.is_loopback(),
                     name: found.name.clone(),
@@ -101,29 +86,53 @@ pub(super) fn list() -> io::Result<Vec<Interface>> {
                 all.len() - 1
             }
         };
+        all[at].is_addressed |= !found.is_link_local();
         match found.ip() {
             IpAddr::V4(v4) => all[at].v4 = all[at].v4.or(Some(v4)),
             IpAddr::V6(_) => all[at].has_v6 |= found.is_link_local(),
         }
     }
     all.retain(|interface| interface.index != 0);
+    for interface in &mut all {
+        interface.unfit = interface.unfit.or_else(|| why_unfit(Path::new(SYS), interface));
+    }
     Ok(all)
 }
 
-fn why_virtual(name: &str, index: u32, is_point_to_point: bool) -> Option<&'static str> {
-    let sys = Path::new("/sys/class/net").join(name);
+/// Why the interface leads to no colleague, as `sys` describes it.
+fn why_unfit(sys: &Path, interface: &Interface) -> Option<&'static str> {
+    let sys = sys.join(&interface.name);
+    let read = |name: &str| std::fs::read_to_string(sys.join(name)).unwrap_or_default();
+    let number = |name: &str| read(name).trim().to_owned();
     // Where /sys is of another network namespace, it may describe another interface of that name.
-    let is_same =
-        std::fs::read_to_string(sys.join("ifindex")).is_ok_and(|text| text.trim() == index.to_string());
+    if number("ifindex") != interface.index.to_string() {
+        return None;
+    }
+    let uevent = read("uevent");
+    let mut types = uevent.lines().filter_map(|line| line.strip_prefix("DEVTYPE="));
     match () {
-        () if is_same && sys.join("bridge").exists() => Some("a bridge"),
-        () if is_same && sys.join("tun_flags").exists() => Some("a tunnel"),
-        () if is_point_to_point => Some("a tunnel"),
-        () if VIRTUAL_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
-            Some("of containers, virtual machines or a VPN")
+        () if sys.join("bridge").exists() => Some("a bridge"),
+        () if sys.join("brport").exists() => Some("a port of a bridge"),
+        () if sys.join("tun_flags").exists() => Some("a tunnel"),
+        () if TUNNEL_LINKS.contains(&number("type").as_str()) => Some("a tunnel"),
+        () if types.any(|kind| TUNNEL_TYPES.contains(&kind)) => Some("a tunnel"),
+        // The host's ends of the cables of routed containers, of which there can be hundreds.
+        () if !interface.is_addressed && is_cable_end(&sys) => {
+            Some("the end of a cable to another network namespace, without an address of its own")
         }
         () => None,
     }
+}
+
+/// Whether what the interface is linked to lies in another network namespace: it names a link that is not itself, and
+/// no lower interface here.
+fn is_cable_end(sys: &Path) -> bool {
+    let number = |name: &str| std::fs::read_to_string(sys.join(name)).unwrap_or_default();
+    let has_lower = || {
+        let mut entries = std::fs::read_dir(sys).into_iter().flatten().flatten();
+        entries.any(|entry| entry.file_name().to_string_lossy().starts_with("lower_"))
+    };
+    number("iflink") != number("ifindex") && !sys.join("device").exists() && !has_lower()
 }
 
 /// The interfaces to use, and what is to be said of each.
@@ -160,7 +169,7 @@ fn why_not(interface: &Interface) -> Option<String> {
     match interface {
         Interface { is_loopback: true, .. } => Some("loopback".into()),
         Interface { is_up: false, .. } => Some("down".into()),
-        Interface { is_virtual: Some(why), .. } => Some((*why).into()),
+        Interface { unfit: Some(why), .. } => Some((*why).into()),
         _ => None,
     }
 }
@@ -177,7 +186,8 @@ mod tests {
             has_v6: true,
             is_up: true,
             is_loopback: name == "lo",
-            is_virtual: why_virtual(name, 0, false),
+            is_addressed: true,
+            unfit: None,
         }
     }
 
@@ -193,28 +203,60 @@ mod tests {
     #[test]
     fn colleagues_networks_are_used() {
         let down = Interface { is_up: false, ..interface("eth1") };
-        let bridge = Interface { is_virtual: Some("a bridge"), ..interface("br0") };
-        let found =
-            [interface("lo"), interface("enp3s0"), interface("wlan0"), down, bridge, interface("docker0")];
-        let virtual_machines = Some("of containers, virtual machines or a VPN");
+        let bridge = Interface { unfit: Some("a bridge"), ..interface("br0") };
+        let found = [interface("lo"), interface("enp3s0"), interface("veth0"), down, bridge];
         check(
             &found,
             &Interfaces::Auto,
             &[
                 ("lo", Some("loopback")),
                 ("enp3s0", None),
-                ("wlan0", None),
+                ("veth0", None),
                 ("eth1", Some("down")),
                 ("br0", Some("a bridge")),
-                ("docker0", virtual_machines),
             ],
         );
-        for name in ["veth12ab", "virbr0", "wg0", "tun0", "br-3f2a", "tailscale0"] {
-            check(&[interface(name)], &Interfaces::Auto, &[(name, virtual_machines)]);
+    }
+
+    /// An interface called `name` whose directory in /sys holds `files`; a name that ends in `/` is a directory.
+    #[track_caller]
+    fn check_kind(name: &str, is_addressed: bool, files: &[(&str, &str)], expected: Option<&str>) {
+        let sys = tempfile::tempdir().unwrap();
+        let directory = sys.path().join(name);
+        std::fs::create_dir(&directory).unwrap();
+        for (file, text) in [("ifindex", "2\n"), ("iflink", "2\n"), ("type", "1\n")].iter().chain(files) {
+            match file.strip_suffix('/') {
+                Some(inner) => std::fs::create_dir(directory.join(inner)).unwrap(),
+                None => std::fs::write(directory.join(file), text).unwrap(),
+            }
         }
-        for name in ["eth0", "wlp2s0", "bond0", "usb0", "breeze0"] {
-            check(&[interface(name)], &Interfaces::Auto, &[(name, None)]);
+        let found = why_unfit(sys.path(), &Interface { is_addressed, ..interface(name) });
+        assert_eq!(found.is_some(), expected.is_some(), "{name} {files:?}: {found:?}");
+        assert!(found.unwrap_or_default().contains(expected.unwrap_or_default()), "{name}: {found:?}");
+    }
+
+    #[test]
+    fn what_an_interface_is_decides_and_not_its_name() {
+        // Network namespaces joined by hand.
+        for name in ["veth0", "lxc0", "dummy0", "tap", "lan0", "br-lan", "wlan0"] {
+            check_kind(name, true, &[("iflink", "7\n")], None);
         }
+        check_kind("eth0", false, &[("device/", "")], None);
+        check_kind("eth0", true, &[("uevent", "DEVTYPE=wlan\nIFINDEX=2\n")], None);
+        check_kind("eth0.5", false, &[("iflink", "9\n"), ("lower_eth0/", "")], None);
+        check_kind("veth12ab", false, &[("iflink", "7\n")], Some("without an address"));
+        check_kind("veth12ab", true, &[("iflink", "7\n"), ("brport/", "")], Some("a port of a bridge"));
+        check_kind("docker0", true, &[("bridge/", "")], Some("a bridge"));
+        check_kind("corp", true, &[("tun_flags", "0x1002\n")], Some("a tunnel"));
+        check_kind("wg0", true, &[("type", "65534\n"), ("uevent", "DEVTYPE=wireguard\n")], Some("a tunnel"));
+        check_kind(
+            "flannel.1",
+            true,
+            &[("uevent", "DEVTYPE=vxlan\nINTERFACE=flannel.1\n")],
+            Some("a tunnel"),
+        );
+        // Described is another interface of that name.
+        check_kind("eth0", true, &[("ifindex", "3\n"), ("bridge/", "")], None);
     }
 
     #[test]

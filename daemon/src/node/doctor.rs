@@ -27,9 +27,6 @@ const DESCRIPTORS_MIN: u64 = 4096;
 /// Less free space than this is used up by an ordinary workspace.
 const FREE_BYTES_MIN: u64 = 2 << 30;
 
-/// The first kernel with FUSE passthrough.
-const PASSTHROUGH_SINCE: (u32, u32) = (6, 9);
-
 /// One check, which may block.
 type Looking = Box<dyn FnOnce() -> Check + Send>;
 
@@ -51,7 +48,6 @@ async fn surroundings(stores: Vec<PathBuf>) -> Vec<Check> {
     let mut checks: Vec<(&str, Looking)> = vec![
         ("fuse", Box::new(fuse)),
         ("fusermount", Box::new(move || fusermount(mode))),
-        ("passthrough", Box::new(move || passthrough(mode, &release()))),
         ("namespaces", Box::new(|| namespaces(bubblewrap::probe()))),
         ("landlock", Box::new(|| landlock(has_landlock()))),
         ("descriptors", Box::new(|| descriptors(getrlimit(Resource::Nofile).current))),
@@ -113,28 +109,6 @@ fn fusermount(mode: Mode) -> Check {
 
 fn is_setuid_root(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|found| found.uid() == 0 && found.permissions().mode() & 0o4000 != 0)
-}
-
-fn release() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
-}
-
-fn passthrough(mode: Mode, release: &str) -> Check {
-    let (major, minor) = PASSTHROUGH_SINCE;
-    match (version(release) >= Some(PASSTHROUGH_SINCE), mode) {
-        (true, Mode::Root) => ok("passthrough", format!("Linux {release} has it, and the node may use it")),
-        (true, Mode::User) => ok(
-            "passthrough",
-            "not used: only a node started by root may; everything works without it, large files read slower",
-        ),
-        (false, _) => ok("passthrough", format!("not used: Linux {release} is older than {major}.{minor}")),
-    }
-}
-
-/// The first two numbers of a kernel's release.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
 }
 
 fn namespaces(probed: Result<(), LaunchError>) -> Check {
@@ -257,10 +231,6 @@ mod tests {
         check(descriptors(Some(1024)), Warn, "1024");
         check(descriptors(Some(4096)), Good, "4096");
         check(descriptors(None), Good, "not limited");
-        check(passthrough(Mode::Root, "6.18.5-generic"), Good, "may use it");
-        check(passthrough(Mode::User, "6.18.5"), Good, "only a node started by root");
-        check(passthrough(Mode::Root, "6.1.0-32"), Good, "older than 6.9");
-        check(passthrough(Mode::Root, "strange"), Good, "older");
         check(port(37778, 37778), Good, "37778");
         check(port(0, 5), Good, "5");
         check(port(37778, 5), Warn, "37778 was taken, so peers reach this node on 5");
@@ -285,9 +255,6 @@ mod tests {
     async fn every_check_reports_on_this_machine() {
         let found = surroundings(vec![std::env::temp_dir()]).await;
         let names: Vec<_> = found.iter().map(|check| check.name.as_str()).collect();
-        assert_eq!(
-            names,
-            ["fuse", "fusermount", "passthrough", "namespaces", "landlock", "descriptors", "space"]
-        );
+        assert_eq!(names, ["fuse", "fusermount", "namespaces", "landlock", "descriptors", "space"]);
     }
 }

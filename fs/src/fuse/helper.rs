@@ -3,8 +3,7 @@
 //! Parent and helper share a SEQPACKET socket pair made before the fork. Each request is one packet and is answered
 //! by one packet with the request's number and, for a mount, the FUSE descriptor (SCM_RIGHTS). The helper trusts its
 //! parent no further than it must: it mounts only our file system type, at absolute paths, and unmounts and tunes
-//! only mounts of that type. It talks to nobody else, and dies with its parent. Registering backing files for
-//! passthrough is a request of the same kind, whose descriptors travel the other way.
+//! only mounts of that type. It talks to nobody else, and dies with its parent.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

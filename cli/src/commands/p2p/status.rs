@@ -31,7 +31,7 @@ impl Status {
 
 fn people(status: &NodeStatus) -> Result<()> {
     let mode = match status.mode {
-        Mode::Root => "by root: fastest mounts",
+        Mode::Root => "by root: mounts read further ahead",
         Mode::User => "by an ordinary user",
     };
     line(format!("node         {} (id {})", shown(&status.name), status.short_id))?;
@@ -50,21 +50,74 @@ fn people(status: &NodeStatus) -> Result<()> {
 
 fn discovery(status: &NodeStatus) -> String {
     let Some(port) = status.discovery_port else { return "off".to_owned() };
-    let interface = |state| {
+    let interfaces = |state, because: bool| {
         let of = status.discovery_interfaces.iter().filter(move |interface| interface.state == state);
-        of.map(|interface| match &interface.reason {
-            Some(reason) if state == InterfaceState::Failed => {
-                format!("{} ({})", shown(&interface.name), shown(reason))
-            }
-            _ => shown(&interface.name),
+        of.map(|interface| match interface.reason.as_ref().filter(|_| because) {
+            Some(reason) => format!("{} ({})", shown(&interface.name), shown(reason)),
+            None => shown(&interface.name),
         })
         .collect::<Vec<_>>()
         .join(", ")
     };
-    let (used, failed) = (interface(InterfaceState::Used), interface(InterfaceState::Failed));
-    let used = if used.is_empty() { "no interface".to_owned() } else { used };
-    match failed.is_empty() {
-        true => format!("on {used} (UDP port {port})"),
-        false => format!("on {used} (UDP port {port}); failed on {failed}"),
+    let used = interfaces(InterfaceState::Used, false);
+    let mut text =
+        format!("on {} (UDP port {port})", if used.is_empty() { "no interface" } else { used.as_str() });
+    for (state, word) in [(InterfaceState::Failed, "failed on"), (InterfaceState::Ignored, "not on")] {
+        let others = interfaces(state, true);
+        if !others.is_empty() {
+            text += &format!("; {word} {others}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use twinshare_daemon::api::wire::{DiscoveryInterface, UnixTime};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(interfaces: &[(&str, InterfaceState, Option<&str>)], expected: &str) {
+        let interface = |(name, state, reason): &(&str, InterfaceState, Option<&str>)| DiscoveryInterface {
+            name: (*name).to_owned(),
+            state: *state,
+            reason: reason.map(str::to_owned),
+        };
+        let status = NodeStatus {
+            peer_id: String::new(),
+            short_id: String::new(),
+            name: String::new(),
+            version: String::new(),
+            pid: 1,
+            mode: Mode::User,
+            home: String::new(),
+            started_at: UnixTime(0),
+            uptime_s: 0,
+            listen_addresses: Vec::new(),
+            discovery_port: Some(7),
+            discovery_interfaces: interfaces.iter().map(interface).collect(),
+            workspaces: 0,
+            shares: 0,
+            peers: 0,
+            mounts: 0,
+            clones: 0,
+        };
+        assert_eq!(discovery(&status), expected);
+    }
+
+    #[test]
+    fn every_interface_is_told_of() {
+        use InterfaceState::{Failed, Ignored, Used};
+        check(&[], "on no interface (UDP port 7)");
+        check(&[("eth0", Used, None), ("veth0", Used, None)], "on eth0, veth0 (UDP port 7)");
+        check(
+            &[("lo", Ignored, Some("loopback")), ("docker0", Ignored, Some("a bridge"))],
+            "on no interface (UDP port 7); not on lo (loopback), docker0 (a bridge)",
+        );
+        check(
+            &[("lo", Ignored, Some("loopback")), ("wlan0", Failed, Some("no route")), ("eth0", Used, None)],
+            "on eth0 (UDP port 7); failed on wlan0 (no route); not on lo (loopback)",
+        );
     }
 }

@@ -27,7 +27,7 @@ pub struct Version {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// By root: mounts may use passthrough and larger read-ahead.
+    /// By root: mounts get a larger read-ahead.
     Root,
     /// By an ordinary user: everything works, through `fusermount3`.
     User,
