@@ -20,9 +20,11 @@ mod census;
 mod counters;
 mod engine;
 mod extents;
+mod flusher;
 mod inode;
 mod inodes;
 pub mod layout;
+mod ledger;
 mod patience;
 mod probe;
 mod read;
@@ -164,6 +166,23 @@ impl Replica {
         origin: Arc<dyn Origin>,
         runtime: Handle,
     ) -> Result<Arc<Self>, ReplicaError> {
+        Self::open_with(
+            config,
+            manifest,
+            origin,
+            runtime,
+            Box::new(|directory| rustix::fs::syncfs(directory)),
+        )
+    }
+
+    /// As [`open`](Self::open), with another way of asking the disk whether it has kept what was written.
+    fn open_with(
+        config: ReplicaConfig,
+        manifest: Manifest,
+        origin: Arc<dyn Origin>,
+        runtime: Handle,
+        sync: flusher::SyncDisk,
+    ) -> Result<Arc<Self>, ReplicaError> {
         if origin.snapshot() != manifest.snapshot() {
             return Err(ReplicaError::OtherSnapshot);
         }
@@ -193,8 +212,8 @@ impl Replica {
             digests,
             memory_bytes_max: config.memory_bytes_max.max(MEMORY_BYTES_MIN),
             descriptors_max: config.descriptors_max.unwrap_or_else(Descriptors::max_default),
+            sync,
         });
-        census::begin(&engine);
         engine.runtime.spawn(census::run(engine.clone()));
         Ok(Arc::new(Self { engine }))
     }
@@ -253,17 +272,15 @@ impl Replica {
     /// What it says about itself now. Costs some microseconds.
     pub fn status(&self) -> ReplicaStatus {
         let Engine { counters, scheduler, writer, .. } = &*self.engine;
-        let tally = |amount: &counters::Amount| Tally {
-            resident: amount.resident.load(Relaxed),
-            total: amount.total.load(Relaxed),
-        };
+        let ledger = self.engine.ledger();
+        let here = ledger.amount();
         let (stale, stale_total) = counters.stale_files();
         ReplicaStatus {
             snapshot: self.manifest().snapshot(),
-            counted: counters.counted.load(Relaxed),
-            files: tally(&counters.files),
-            blocks: tally(&counters.blocks),
-            bytes: tally(&counters.bytes),
+            counted: ledger.is_counted.load(Relaxed),
+            files: Tally { resident: here.files, total: counters.files.load(Relaxed) },
+            blocks: Tally { resident: here.blocks, total: self.manifest().blocks() },
+            bytes: Tally { resident: here.bytes, total: self.manifest().file_bytes() },
             fetched: counters.fetched_bytes(),
             demand: counters.demand(),
             origin: self.origin_status(),
@@ -299,6 +316,9 @@ impl Replica {
     pub async fn close(&self) {
         self.engine.close();
         self.engine.idle().await;
+        let engine = self.engine.clone();
+        // It can only fail with the runtime itself.
+        let _ = self.engine.runtime.spawn_blocking(move || engine.flusher.ask(&engine)).await;
         self.engine.store.layout.unlock();
     }
 }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::beneath;
 use super::engine::Engine;
 use super::inode::hole_blocks;
+use super::ledger::{Amount, Ledger};
 use crate::digest::block_count;
 use crate::manifest::{Arrival, Entry, EntryIndex, Kind};
 use crate::name::RelPath;
@@ -36,14 +37,15 @@ pub(super) async fn run(engine: Arc<Engine>) {
 }
 
 fn count(engine: &Arc<Engine>) {
-    count_totals(engine);
+    let ledger = engine.ledger();
+    count_totals(engine, &ledger);
     if count_resident(engine).is_some() {
-        engine.counters.counted.store(true, Relaxed);
+        ledger.is_counted.store(true, Relaxed);
     }
 }
 
 /// Counts the files of the manifest. Those without content, and holes, are here from the start.
-fn count_totals(engine: &Engine) {
+fn count_totals(engine: &Engine, ledger: &Ledger) {
     let (mut files, mut empty, mut holes, mut hole_bytes) = (0, 0, 0, 0);
     for entry in engine.manifest.iter().filter(is_inode) {
         files += 1;
@@ -56,10 +58,8 @@ fn count_totals(engine: &Engine) {
         }
         empty += u64::from(content == 0);
     }
-    engine.counters.files.total.store(files, Relaxed);
-    engine.counters.files.resident.fetch_add(empty, Relaxed);
-    engine.counters.blocks.resident.fetch_add(holes, Relaxed);
-    engine.counters.bytes.resident.fetch_add(hole_bytes, Relaxed);
+    engine.counters.files.store(files, Relaxed);
+    ledger.add(Amount { files: empty, blocks: holes, bytes: hole_bytes });
 }
 
 fn is_inode(entry: &Entry<'_>) -> bool {
@@ -135,10 +135,4 @@ fn names(top: std::os::fd::BorrowedFd<'_>, path: &RelPath) -> Vec<Vec<u8>> {
     let mut names = read().unwrap_or_default();
     names.retain(|name| !matches!(name.as_slice(), b"." | b".."));
     names
-}
-
-/// Sets the totals that are known before the manifest has arrived.
-pub(super) fn begin(engine: &Engine) {
-    engine.counters.blocks.total.store(engine.manifest.blocks(), Relaxed);
-    engine.counters.bytes.total.store(engine.manifest.file_bytes(), Relaxed);
 }

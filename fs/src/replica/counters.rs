@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,24 +17,14 @@ const BUCKETS: usize = 32;
 /// Numbers that only grow, and short lists. Nothing here is waited for.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) files: Amount,
-    pub(super) blocks: Amount,
-    pub(super) bytes: Amount,
-    /// What lay on the disk at the start has been counted.
-    pub(super) counted: AtomicBool,
+    /// Files of the manifest; those with several names count once.
+    pub(super) files: AtomicU64,
     fetched: [AtomicU64; 3],
     waiting: AtomicU64,
     failed: AtomicU64,
     longest_us: AtomicU64,
     waits: [AtomicU64; BUCKETS],
     lists: Mutex<Lists>,
-}
-
-/// A resident part and a total.
-#[derive(Debug, Default)]
-pub(super) struct Amount {
-    pub(super) resident: AtomicU64,
-    pub(super) total: AtomicU64,
 }
 
 #[derive(Debug, Default)]

@@ -2,21 +2,28 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::ask::Ask;
 use super::block_set::BlockSet;
+use super::census;
 use super::counters::Counters;
+use super::flusher::{Flusher, SyncDisk, Write};
 use super::inode::{Blocks, Failure, Inode};
 use super::inodes::{Descriptors, Inodes, Marks};
+use super::ledger::Ledger;
 use super::scheduler::{Limits, Order, SMALL_BYTES_MAX, Scheduler};
-use super::store::{Found, Store, StoreError};
+use super::store::{Found, Store, StoreError, punch};
 use super::writer::Writer;
 use super::{ReadError, WhenGone, lock};
 use crate::digest_file::DigestFile;
@@ -32,8 +39,9 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// The parts of a replica.
 ///
-/// Lock order: the table of [`Inodes`], an inode's `disk`, an inode's `blocks`, then the scheduler's, the writer's and
-/// the counters', which are leaves. None is held across an `.await`.
+/// Lock order: the table of [`Inodes`], an inode's `disk`, the flusher's `asking`, `losing`, an inode's `blocks`, then
+/// the scheduler's, the writer's, the flusher's `state`, the ledger's and the counters', which are leaves. None is held
+/// across an `.await`.
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) manifest: Manifest,
@@ -46,12 +54,17 @@ pub(super) struct Engine {
     pub(super) descriptors: Descriptors,
     pub(super) scheduler: Scheduler,
     pub(super) writer: Writer,
+    pub(super) flusher: Flusher,
     pub(super) counters: Counters,
     pub(super) started: Instant,
-    /// Inodes known to be complete since the replica was opened: their extent maps need not be read again.
-    complete: Marks,
-    /// Inodes whose blocks on the disk are in the tallies.
-    counted: Marks,
+    /// What is believed about the disk.
+    ledger: Mutex<Arc<Ledger>>,
+    /// The generation of `ledger`.
+    generation: AtomicU64,
+    /// Held while what the disk lost is removed from it.
+    losing: Mutex<()>,
+    /// Inodes whose files hold what the disk lost and could not be removed: nothing in them is content.
+    distrusted: Marks,
     /// Inodes that are listed as stale.
     stale: Marks,
     snapshot_gone_until: Mutex<Option<Instant>>,
@@ -72,6 +85,7 @@ pub(super) struct Parts {
     pub(super) digests: DigestFile,
     pub(super) memory_bytes_max: u64,
     pub(super) descriptors_max: usize,
+    pub(super) sync: SyncDisk,
 }
 
 impl Engine {
@@ -88,10 +102,13 @@ impl Engine {
             descriptors: Descriptors::new(parts.descriptors_max),
             scheduler: Scheduler::new(engine.clone(), Limits { bytes_max: parts.memory_bytes_max }),
             writer: Writer::new(engine.clone()),
+            flusher: Flusher::new(engine.clone(), parts.sync),
             counters: Counters::default(),
             started: Instant::now(),
-            complete: Marks::new(entries),
-            counted: Marks::new(entries),
+            ledger: Mutex::new(Arc::new(Ledger::new(0, entries))),
+            generation: AtomicU64::new(0),
+            losing: Mutex::default(),
+            distrusted: Marks::new(entries),
             stale: Marks::new(entries),
             snapshot_gone_until: Mutex::new(None),
             probed_ms: AtomicU64::new(0),
@@ -105,19 +122,67 @@ impl Engine {
         self.inodes.bring(&self.manifest, index)
     }
 
+    /// What is believed about the disk.
+    pub(super) fn ledger(&self) -> Arc<Ledger> {
+        lock(&self.ledger).clone()
+    }
+
+    /// The ledger's generation: what was loaded in an earlier one must be loaded again.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Acquire)
+    }
+
+    /// The disk has lost some of `writes`, which it had taken: none of them is believed any more. Blocks.
+    pub(super) fn disk_lost(self: &Arc<Self>, writes: &[Write], errno: Errno) {
+        self.counters
+            .error(format!("the disk lost what had been written: {errno}; it is fetched again when needed"));
+        let losing = lock(&self.losing);
+        {
+            // Before anything is punched out: whoever reads zeros there learns afterwards that they are not content.
+            let mut ledger = lock(&self.ledger);
+            *ledger = Arc::new(Ledger::new(ledger.generation + 1, self.manifest.entries()));
+            self.generation.store(ledger.generation, Release);
+        }
+        for writes in writes.chunk_by(|(one, _), (other, _)| one == other) {
+            self.punch_out(writes);
+        }
+        drop(losing);
+        self.runtime.spawn(census::run(self.clone()));
+    }
+
+    /// Makes holes where the writes to one inode went.
+    fn punch_out(&self, writes: &[Write]) {
+        let Some((index, _)) = writes.first() else { return };
+        let punched = self.manifest.entry(*index).ok_or(StoreError::System(Errno::IO)).and_then(|entry| {
+            let Some(file) = self.store.open(&self.manifest, &entry)? else { return Ok(()) };
+            writes.iter().try_for_each(|(_, blocks)| Ok(punch(&file, blocks)?))
+        });
+        if let Err(error) = punched {
+            self.distrusted.set(*index);
+            self.counters
+                .error(format!("{}: what the disk lost cannot be removed: {error}", self.path(*index)));
+        }
+    }
+
     /// Reads an inode's extent map, unless that has been done. Blocks; must come before anything else is done with
     /// its blocks.
     pub(super) fn load(&self, inode: &Arc<Inode>) -> Result<(), StoreError> {
         let _disk = lock(&inode.disk);
-        if inode.lock().is_loaded() {
+        let ledger = self.ledger();
+        // A new ledger is true once what was lost is gone.
+        drop(lock(&self.losing));
+        if inode.lock().is_loaded(ledger.generation) {
             return Ok(());
         }
         let blocks = inode.block_count();
-        let entry = self.manifest.entry(inode.index).ok_or(rustix::io::Errno::STALE)?;
-        let (file, present) = if self.complete.is_set(inode.index) && inode.hole_blocks == 0 {
+        let entry = self.manifest.entry(inode.index).ok_or(Errno::IO)?;
+        let (file, present) = if ledger.is_complete(inode.index) && inode.hole_blocks == 0 {
             (self.store.open(&self.manifest, &entry)?, BlockSet::full(blocks))
         } else {
             match self.store.find(&self.manifest, &entry)? {
+                Some(Found { file, .. }) if self.distrusted.is_set(inode.index) => {
+                    (Some(file), BlockSet::empty(blocks))
+                }
                 Some(Found { file, present }) => (Some(file), present),
                 None => (None, BlockSet::empty(blocks)),
             }
@@ -125,24 +190,8 @@ impl Engine {
         if let Some(file) = file {
             self.descriptors.open(inode, file);
         }
-        inode.lock().load(present);
-        self.count_loaded(inode);
+        inode.lock().load(inode, present, ledger);
         Ok(())
-    }
-
-    fn count_loaded(&self, inode: &Inode) {
-        let mut blocks = inode.lock();
-        let became = blocks.becomes_complete(inode);
-        if became {
-            self.complete.set(inode.index);
-        }
-        let first = self.counted.set(inode.index);
-        let present = blocks.present(inode.size);
-        if first && present.0 > 0 {
-            self.counters.blocks.resident.fetch_add(present.0, Relaxed);
-            self.counters.bytes.resident.fetch_add(present.1, Relaxed);
-            self.counters.files.resident.fetch_add(became.into(), Relaxed);
-        }
     }
 
     /// The inode's file, opened if need be; `None` when it is not there. Blocks.
@@ -151,7 +200,7 @@ impl Engine {
         if let Some(file) = &inode.lock().file {
             return Ok(Some(file.clone()));
         }
-        let entry = self.manifest.entry(inode.index).ok_or(rustix::io::Errno::STALE)?;
+        let entry = self.manifest.entry(inode.index).ok_or(Errno::IO)?;
         let file = self.store.open(&self.manifest, &entry)?;
         Ok(file.map(|file| self.descriptors.open(inode, file)))
     }
@@ -162,28 +211,15 @@ impl Engine {
         if let Some(file) = self.file(inode)? {
             return Ok(file);
         }
-        let entry = self.manifest.entry(inode.index).ok_or(rustix::io::Errno::STALE)?;
+        let entry = self.manifest.entry(inode.index).ok_or(Errno::IO)?;
         let file = self.store.make(&self.manifest, &entry)?;
         Ok(self.descriptors.open(inode, file))
     }
 
     /// Held blocks have been written.
     pub(super) fn blocks_stored(&self, inode: &Inode, range: Range<u64>) {
-        let bytes = inode.bytes_of(&range);
-        let (new, became) = {
-            let mut blocks = inode.lock();
-            let new = blocks.stored(range);
-            (new, blocks.becomes_complete(inode))
-        };
-        if became {
-            self.complete.set(inode.index);
-            self.counters.files.resident.fetch_add(1, Relaxed);
-        }
-        // A job's blocks were all missing before.
-        if new > 0 {
-            self.counters.blocks.resident.fetch_add(new, Relaxed);
-            self.counters.bytes.resident.fetch_add(bytes, Relaxed);
-        }
+        inode.lock().stored(inode, range.clone());
+        self.flusher.wrote(inode.index, range);
     }
 
     /// Asks, urgently, for what is missing of `range`; of a small file for all that is missing.

@@ -1,7 +1,8 @@
 //! The file's own extent map: which of its blocks hold data.
 //!
 //! It is the ledger of what has been fetched. It needs no fsync: a filesystem maps an extent after its data has been
-//! written, so whatever a power cut leaves mapped is whole. It must be read before anything reads the file: an extent
+//! written, so whatever a power cut leaves mapped is whole; what a write that fails leaves is not, and is told by
+//! other means (see [`super::flusher`]). It must be read before anything reads the file: an extent
 //! that was left unwritten is a hole to FIEMAP, but becomes "data" to SEEK_DATA once its zeros are in the page cache.
 
 use std::io;

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::block_set::BlockSet;
+use super::ledger::{Amount, Ledger};
 use super::lock;
 use super::sequence::Sequence;
 use super::{ReadError, ask::Ask};
@@ -49,8 +50,9 @@ pub(super) struct Inode {
 /// What changes about an inode.
 #[derive(Debug)]
 pub(super) struct Blocks {
-    /// False until the file's extent map has been read: nothing else in here means anything before.
-    loaded: bool,
+    /// The ledger for which the file's extent map has been read; `None` before: nothing else in here means anything
+    /// then.
+    ledger: Option<Arc<Ledger>>,
     present: BlockSet,
     coming: BTreeMap<u64, Coming>,
     waiters: Vec<Waiter>,
@@ -60,7 +62,7 @@ pub(super) struct Blocks {
     pub(super) file: Option<Arc<File>>,
     /// Until when the origin need not be asked again for what it no longer has.
     pub(super) stale_until: Option<Instant>,
-    /// Counted in the tallies of resident files.
+    /// Counted in the ledger as a resident file.
     complete: bool,
 }
 
@@ -144,7 +146,7 @@ impl Inode {
             file_used: AtomicBool::new(true),
             disk: Mutex::new(()),
             blocks: Mutex::new(Blocks {
-                loaded: false,
+                ledger: None,
                 present: BlockSet::empty(block_count(size)),
                 coming: BTreeMap::new(),
                 waiters: Vec::new(),
@@ -244,32 +246,34 @@ fn runs(numbers: impl Iterator<Item = u64>) -> Vec<Range<u64>> {
 }
 
 impl Blocks {
-    /// True once the file's extent map has been read.
-    pub(super) fn is_loaded(&self) -> bool {
-        self.loaded
+    /// True once the file's extent map has been read in this generation of the ledger.
+    pub(super) fn is_loaded(&self, generation: u64) -> bool {
+        self.ledger.as_ref().is_some_and(|ledger| ledger.generation == generation)
     }
 
-    /// Takes what was found on the disk.
-    pub(super) fn load(&mut self, present: BlockSet) {
+    /// Takes what was found on the disk for `ledger`. What is coming still comes.
+    pub(super) fn load(&mut self, inode: &Inode, present: BlockSet, ledger: Arc<Ledger>) {
         self.present = present;
-        self.loaded = true;
+        self.complete = self.has_all(inode);
+        if self.complete {
+            ledger.set_complete(inode.index);
+        }
+        ledger.add_found(inode.index, self.amount(inode));
+        self.ledger = Some(ledger);
     }
 
-    /// Blocks on the disk, and their bytes in a file of `size` bytes.
-    pub(super) fn present(&self, size: u64) -> (u64, u64) {
-        let (present, blocks) = (self.present.present(), block_count(size));
+    /// What is on the disk.
+    fn amount(&self, inode: &Inode) -> Amount {
+        let (present, blocks) = (self.present.present(), inode.block_count());
         let short = match blocks.checked_sub(1) {
-            Some(last) if self.present.contains(last) => BlockIndex(blocks).offset() - size,
+            Some(last) if self.present.contains(last) => BlockIndex(blocks).offset() - inode.size,
             _ => 0,
         };
-        (present, present * BLOCK_BYTES - short)
+        Amount { files: self.complete.into(), blocks: present, bytes: present * BLOCK_BYTES - short }
     }
 
-    /// True once, when everything that can come has come.
-    pub(super) fn becomes_complete(&mut self, inode: &Inode) -> bool {
-        let is = self.present.present() + inode.hole_blocks >= inode.block_count();
-        let was = std::mem::replace(&mut self.complete, is);
-        is && !was
+    fn has_all(&self, inode: &Inode) -> bool {
+        self.present.present() + inode.hole_blocks >= inode.block_count()
     }
 
     /// True when every block that can come is on the disk.
@@ -359,10 +363,22 @@ impl Blocks {
         }
     }
 
-    /// Held blocks are on the disk now; returns how many.
-    pub(super) fn stored(&mut self, range: Range<u64>) -> u64 {
+    /// Held blocks are on the disk now, as far as can be known.
+    pub(super) fn stored(&mut self, inode: &Inode, range: Range<u64>) {
         self.dropped(range.clone());
-        self.present.insert(range)
+        let before = self.amount(inode);
+        self.present.insert(range);
+        self.complete = self.has_all(inode);
+        let after = self.amount(inode);
+        let Some(ledger) = &self.ledger else { return };
+        if self.complete {
+            ledger.set_complete(inode.index);
+        }
+        ledger.add(Amount {
+            files: after.files - before.files,
+            blocks: after.blocks - before.blocks,
+            bytes: after.bytes - before.bytes,
+        });
     }
 
     /// Held blocks are held no more. Whoever waited for them has them.

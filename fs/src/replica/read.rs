@@ -66,9 +66,10 @@ impl Engine {
             return TryRead::Ready(Bytes::new());
         }
         let Some(inode) = self.inodes.find(span.inode) else { return TryRead::WouldWait };
+        let generation = self.generation();
         let (plan, file, ahead) = {
             let mut blocks = inode.lock();
-            if !blocks.is_loaded() {
+            if !blocks.is_loaded(generation) {
                 return TryRead::WouldWait;
             }
             let plan = inode.plan(&blocks, span.blocks());
@@ -80,8 +81,8 @@ impl Engine {
         };
         self.send_ahead(ahead);
         match self.gather_now(&inode, &plan, span, file.as_deref()) {
-            Ok(bytes) => TryRead::Ready(bytes),
-            Err(NotNow::Wait) => TryRead::WouldWait,
+            Ok(bytes) if self.generation() == generation => TryRead::Ready(bytes),
+            Ok(_) | Err(NotNow::Wait) => TryRead::WouldWait,
         }
     }
 
@@ -119,7 +120,6 @@ impl Engine {
             return Ok(Bytes::new());
         }
         let inode = self.inode(span.inode).ok_or(ReadError::NoSuchFile)?;
-        self.loaded(&inode).await?;
         if span.length <= STEP_BYTES_MAX {
             return self.read_step(&inode, span).await;
         }
@@ -134,18 +134,30 @@ impl Engine {
     }
 
     async fn loaded(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<(), ReadError> {
-        if inode.lock().is_loaded() {
+        if inode.lock().is_loaded(self.generation()) {
             return Ok(());
         }
         let (engine, loading) = (self.clone(), inode.clone());
         let loaded = self.runtime.spawn_blocking(move || engine.load(&loading)).await;
-        loaded.map_err(|_| ReadError::Io(Errno::INTR))?.map_err(|error| {
+        loaded.map_err(|_| ReadError::Io(Errno::IO))?.map_err(|error| {
             self.report(inode, &format!("its file in {}: {error}", self.store.layout.path().display()));
             ReadError::Io(error.errno())
         })
     }
 
     async fn read_step(self: &Arc<Self>, inode: &Arc<Inode>, span: Span) -> Result<Bytes, ReadError> {
+        loop {
+            let generation = self.generation();
+            self.loaded(inode).await?;
+            let bytes = self.read_loaded(inode, span).await?;
+            // Else the disk may have lost, before it was read, what was believed to be there.
+            if self.generation() == generation {
+                return Ok(bytes);
+            }
+        }
+    }
+
+    async fn read_loaded(self: &Arc<Self>, inode: &Arc<Inode>, span: Span) -> Result<Bytes, ReadError> {
         let plan = inode.plan(&inode.lock(), span.blocks());
         let plan = match plan {
             Plan::Missing => Plan::Here(self.wait(inode, span.blocks()).await?),
@@ -161,7 +173,7 @@ impl Engine {
         }
         let (engine, inode) = (self.clone(), inode.clone());
         let read = move || engine.gather_blocking(&inode, &plan, span);
-        self.runtime.spawn_blocking(read).await.map_err(|_| ReadError::Io(Errno::INTR))?
+        self.runtime.spawn_blocking(read).await.map_err(|_| ReadError::Io(Errno::IO))?
     }
 
     fn gather_blocking(&self, inode: &Arc<Inode>, plan: &Plan, span: Span) -> Result<Bytes, ReadError> {

@@ -6,10 +6,11 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::beneath;
@@ -18,7 +19,7 @@ use super::extents::blocks_on_disk;
 use super::layout::Layout;
 use super::probe::Backing;
 use super::state::{self, FileState, Stated};
-use crate::digest::block_count;
+use crate::digest::{BlockIndex, block_count};
 use crate::manifest::{Entry, EntryIndex, Manifest};
 use crate::name::RelPath;
 
@@ -134,7 +135,7 @@ impl Store {
         if inode.nlink() > 1 {
             return Ok(Place::Anchor(inode.index().0.to_string()));
         }
-        let (root, path) = manifest.locate(inode.index()).ok_or(Errno::STALE)?;
+        let (root, path) = manifest.locate(inode.index()).ok_or(Errno::IO)?;
         match root {
             EntryIndex(0) => Ok(Place::Below(self.layout.tree(), path)),
             EntryIndex(number) => {
@@ -171,6 +172,15 @@ pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> Result<(), (us
         }
     }
     Ok(())
+}
+
+/// Makes a hole where `blocks` of a file lie. All of a last block goes, also beyond the end of the file: of a page that
+/// is punched in part only the bytes are cleared, and it stays mapped.
+pub(super) fn punch(file: &File, blocks: &Range<u64>) -> Result<(), Errno> {
+    let start = BlockIndex(blocks.start).offset();
+    let bytes = BlockIndex(blocks.end).offset() - start;
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    if bytes == 0 { Ok(()) } else { rustix::fs::fallocate(file, flags, start, bytes) }
 }
 
 pub(super) fn to_errno(error: io::Error) -> Errno {

@@ -1,9 +1,12 @@
 //! What a replica promises, on an origin that does its worst.
 
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
@@ -28,6 +31,8 @@ struct Bench {
     tree: Arc<TestTree>,
     origin: Arc<ScriptedOrigin>,
     replica: Arc<Replica>,
+    /// Makes the disk say, the next time it is asked, that it lost something.
+    disk_loses: Arc<AtomicBool>,
 }
 
 impl Bench {
@@ -39,14 +44,33 @@ impl Bench {
         let directory = tempfile::tempdir_in(filesystem).unwrap();
         let tree = TestTree::new(files);
         let origin = ScriptedOrigin::new(&tree);
-        let replica = open(directory.path(), &tree, &origin, when_gone);
-        Self { directory, tree, origin, replica }
+        let disk_loses = Arc::default();
+        let replica = open(directory.path(), &tree, &origin, when_gone, &disk_loses);
+        Self { directory, tree, origin, replica, disk_loses }
     }
 
     async fn reopened(self) -> Self {
         self.replica.close().await;
-        let replica = open(self.directory.path(), &self.tree, &self.origin, self.replica.engine.when_gone);
+        let when_gone = self.replica.engine.when_gone;
+        let replica = open(self.directory.path(), &self.tree, &self.origin, when_gone, &self.disk_loses);
         Self { replica, ..self }
+    }
+
+    /// Waits until what lies on the disk has been counted.
+    async fn counted(&self) -> ReplicaStatus {
+        timeout(Duration::from_secs(60), async {
+            while !self.replica.status().counted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            self.replica.status()
+        })
+        .await
+        .expect("what is on the disk was not counted")
+    }
+
+    /// The content of a file of the workspace's own root, below the replica's tree.
+    fn on_disk(&self, path: &str) -> std::path::PathBuf {
+        self.replica.layout().path().join("tree").join(path)
     }
 
     async fn read(&self, path: &str, offset: u64, length: u64) -> Result<Bytes, ReadError> {
@@ -71,9 +95,20 @@ impl Bench {
     }
 }
 
-fn open(at: &Path, tree: &TestTree, origin: &Arc<ScriptedOrigin>, when_gone: WhenGone) -> Arc<Replica> {
+fn open(
+    at: &Path,
+    tree: &TestTree,
+    origin: &Arc<ScriptedOrigin>,
+    when_gone: WhenGone,
+    disk_loses: &Arc<AtomicBool>,
+) -> Arc<Replica> {
     let config = ReplicaConfig { when_gone, ..ReplicaConfig::new(Layout::view_in(at).unwrap()) };
-    Replica::open(config, tree.manifest.clone(), origin.clone(), Handle::current()).unwrap()
+    let loses = disk_loses.clone();
+    let sync = Box::new(move |_: BorrowedFd<'_>| match loses.swap(false, Relaxed) {
+        true => Err(Errno::IO),
+        false => Ok(()),
+    });
+    Replica::open_with(config, tree.manifest.clone(), origin.clone(), Handle::current(), sync).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,10 +270,7 @@ async fn holes_are_zeros_that_are_not_fetched() {
         bench.origin.otherwise(Act::Gone);
         bench.check("large", 0, 3 * MIB + 5).await;
         bench.check("small", 10, 3 * BLOCK).await;
-        while !bench.replica.status().counted {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        let status = bench.replica.status();
+        let status = bench.counted().await;
         assert_eq!(status.blocks, Tally { resident: 49 + 3 + 80, total: 49 + 3 + 80 });
         assert_eq!(status.bytes.resident, status.bytes.total);
         assert_eq!(status.files, Tally { resident: 3, total: 3 });

@@ -4,22 +4,6 @@ use rustix::fs::FallocateFlags;
 
 use super::*;
 
-/// The files' content below the replica's tree, by their path.
-fn on_disk(bench: &Bench, path: &str) -> std::path::PathBuf {
-    bench.replica.layout().path().join("tree").join(path)
-}
-
-async fn counted(bench: &Bench) -> ReplicaStatus {
-    timeout(Duration::from_secs(60), async {
-        while !bench.replica.status().counted {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        bench.replica.status()
-    })
-    .await
-    .expect("what is on the disk was not counted")
-}
-
 #[tokio::test(start_paused = true)]
 async fn nothing_is_fetched_twice_after_a_restart() {
     for filesystem in FILESYSTEMS {
@@ -36,9 +20,9 @@ async fn nothing_is_fetched_twice_after_a_restart() {
             bench.check("large", block * BLOCK, blocks * BLOCK).await;
         }
         bench.replica.idle().await;
-        let before = counted(&bench).await;
+        let before = bench.counted().await;
         let bench = bench.reopened().await;
-        let after = counted(&bench).await;
+        let after = bench.counted().await;
         assert_eq!(after.blocks, Tally { resident: 2 + 5 + 4, total: 2 + 5 + 161 });
         assert_eq!(after.files, Tally { resident: 3, total: 4 });
         assert_eq!((after.blocks, after.bytes, after.files), (before.blocks, before.bytes, before.files));
@@ -60,7 +44,7 @@ async fn an_unfinished_file_lies_as_it_should() {
     let bench = Bench::new(&[file("d/f", 10 * MIB)]);
     bench.check("d/f", 3 * BLOCK, 1).await;
     bench.replica.idle().await;
-    let path = on_disk(&bench, "d/f");
+    let path = bench.on_disk("d/f");
     let metadata = std::fs::metadata(&path).unwrap();
     use std::os::unix::fs::MetadataExt;
     assert_eq!((metadata.len(), metadata.mode() & 0o7777), (10 * MIB, 0o600));
@@ -79,7 +63,7 @@ async fn torn_blocks_are_fetched_again_and_no_others() {
         let bench = Bench::with(&[file("f", 10 * BLOCK)], WhenGone::Fail, filesystem);
         bench.check("f", 0, 10 * BLOCK).await;
         bench.replica.close().await;
-        let disk = std::fs::File::options().write(true).open(on_disk(&bench, "f")).unwrap();
+        let disk = std::fs::File::options().write(true).open(bench.on_disk("f")).unwrap();
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(&disk, punch, 3 * BLOCK + 4096, 4096).unwrap();
         drop(disk);
@@ -92,13 +76,152 @@ async fn torn_blocks_are_fetched_again_and_no_others() {
     }
 }
 
+/// Overwrites content on the disk as a write-back that fails leaves it, once its pages are gone from the cache.
+fn lose(bench: &Bench, path: &str, range: std::ops::Range<u64>) {
+    let disk = std::fs::File::options().write(true).open(bench.on_disk(path)).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(
+        &disk,
+        &vec![0; (range.end - range.start) as usize],
+        range.start,
+    )
+    .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_disk_lost_after_taking_it_is_fetched_again() {
+    for filesystem in FILESYSTEMS {
+        let files = [file("f", 40 * BLOCK), file("d/small", 2 * BLOCK + 5), file("whole", 3 * BLOCK)];
+        let bench = Bench::with(&files, WhenGone::Fail, filesystem);
+        bench.check("whole", 0, 3 * BLOCK).await;
+        bench.check("f", 0, BLOCK).await;
+        bench.replica.idle().await;
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        bench.check("f", 20 * BLOCK, BLOCK).await;
+        bench.check("d/small", 0, BLOCK).await;
+        bench.replica.idle().await;
+        let before = bench.counted().await;
+        assert_eq!(before.files, Tally { resident: 2, total: 3 });
+        lose(&bench, "f", 20 * BLOCK..21 * BLOCK);
+        lose(&bench, "d/small", BLOCK..2 * BLOCK + 5);
+        bench.disk_loses.store(true, Relaxed);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let lost = bench.counted().await;
+        assert_eq!(lost.blocks.resident, before.blocks.resident - 1 - 3, "{filesystem}");
+        assert_eq!(lost.bytes.resident, before.bytes.resident - BLOCK - 2 * BLOCK - 5);
+        assert_eq!(lost.files, Tally { resident: 1, total: 3 });
+        assert!(lost.errors[0].text.contains("the disk lost"), "{:?}", lost.errors);
+        bench.origin.seen();
+        for (path, offset, length) in [("whole", 0, 3 * BLOCK), ("f", 0, BLOCK), ("f", 20 * BLOCK, BLOCK)] {
+            bench.check(path, offset, length).await;
+        }
+        bench.check("d/small", 0, 3 * BLOCK).await;
+        let seen = bench.origin.seen();
+        let asked: Vec<_> = seen.iter().flat_map(|r| &r.ranges).map(|r| (r.first.0, r.count)).collect();
+        assert_eq!(asked[..1], [(20, 1)], "{filesystem}");
+        assert!(asked.len() == 2 && seen[1].whole_files, "{filesystem}: {seen:?}");
+        bench.replica.idle().await;
+        let after = bench.counted().await;
+        assert_eq!((after.blocks, after.bytes, after.files), (before.blocks, before.bytes, before.files));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_disk_lost_is_noticed_when_the_replica_is_closed() {
+    let bench = Bench::new(&[file("f", 3 * BLOCK)]);
+    bench.check("f", 0, 3 * BLOCK).await;
+    bench.replica.idle().await;
+    lose(&bench, "f", BLOCK..2 * BLOCK);
+    bench.disk_loses.store(true, Relaxed);
+    let bench = bench.reopened().await;
+    bench.check("f", 0, 3 * BLOCK).await;
+}
+
+/// Mounts, inside `at`, an ext4 that believes it has 128 MiB on a tmpfs that has 16.
+fn overcommitted_disk(at: &Path) -> Result<std::path::PathBuf, String> {
+    small_disk(at, 16 * MIB).map_err(|errno| errno.to_string())?;
+    let (image, mount_point) = (at.join("image"), at.join("ext4"));
+    std::fs::File::create(&image).unwrap().set_len(128 * MIB).unwrap();
+    std::fs::create_dir(&mount_point).unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let output =
+            std::process::Command::new(program).args(arguments).output().map_err(|e| e.to_string())?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(format!("{program}: {said}")) }
+    };
+    let [image, there] = [&image, &mount_point].map(|path| path.to_str().unwrap());
+    // Without a journal, since an error in it would end all writing.
+    run("mkfs.ext4", &["-q", "-F", "-O", "^has_journal", image])?;
+    run("mount", &["-o", "loop,errors=continue", image, there])?;
+    Ok(mount_point)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_cannot_write_back_never_shows_zeros() {
+    let below = tempfile::tempdir().unwrap();
+    let disk = match overcommitted_disk(below.path()) {
+        Ok(disk) => disk,
+        Err(why) => {
+            eprintln!("SKIPPED: an overcommitted disk cannot be mounted here: {why}");
+            return;
+        }
+    };
+    let tree = TestTree::new(&[file("f", 40 * MIB)]);
+    let origin = ScriptedOrigin::new(&tree);
+    let f = tree.index("f");
+    let config = ReplicaConfig::new(Layout::view_in(&disk.join("replica")).unwrap());
+    let replica = Replica::open(config, tree.manifest.clone(), origin.clone(), Handle::current()).unwrap();
+    let check = async || {
+        for at in (0..40 * MIB).step_by(MIB as usize) {
+            let bytes = replica.read(f, at, MIB as u32).await.unwrap();
+            assert!(bytes == tree.content(f).slice(at as usize..(at + MIB) as usize), "other bytes at {at}");
+        }
+    };
+    check().await;
+    replica.idle().await;
+    let whole = replica.status().blocks;
+    assert_eq!(whole.resident, whole.total);
+    timeout(Duration::from_secs(60), async {
+        while replica.status().errors.is_empty() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
+    .await
+    .expect("the disk's loss was not noticed");
+    let on_disk = std::fs::File::open(replica.layout().path().join("tree/f")).unwrap();
+    rustix::fs::fadvise(&on_disk, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    drop(on_disk);
+    origin.seen();
+    check().await;
+    let again: u64 = origin.seen().iter().flat_map(|request| &request.ranges).map(|range| range.count).sum();
+    assert!(again > 0, "nothing was fetched again");
+    replica.close().await;
+    drop(replica);
+    for at in [disk.as_path(), below.path()] {
+        rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_disk_is_asked_only_while_something_is_written() {
+    let bench = Bench::new(&[file("f", BLOCK)]);
+    bench.disk_loses.store(true, Relaxed);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(bench.disk_loses.load(Relaxed), "it was asked for nothing");
+    bench.check("f", 0, BLOCK).await;
+    bench.replica.idle().await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(!bench.disk_loses.swap(true, Relaxed), "it was not asked");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(bench.disk_loses.load(Relaxed), "it was asked again for nothing");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_block_must_be_the_one_it_was() {
     for filesystem in FILESYSTEMS {
         let bench = Bench::with(&[file("f", 2 * BLOCK + 5)], WhenGone::WaitForever, filesystem);
         bench.check("f", 0, 3 * BLOCK).await;
         bench.replica.close().await;
-        let disk = std::fs::File::options().write(true).open(on_disk(&bench, "f")).unwrap();
+        let disk = std::fs::File::options().write(true).open(bench.on_disk("f")).unwrap();
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(&disk, punch, BLOCK, BLOCK).unwrap();
         drop(disk);
@@ -113,7 +236,7 @@ async fn a_block_must_be_the_one_it_was() {
 #[tokio::test(start_paused = true)]
 async fn a_file_without_state_is_complete() {
     let bench = Bench::new(&[file("f", 100_000)]);
-    std::fs::write(on_disk(&bench, "f"), vec![9; 100_000]).unwrap();
+    std::fs::write(bench.on_disk("f"), vec![9; 100_000]).unwrap();
     assert_eq!(bench.read("f", 0, 100_000).await.unwrap(), vec![9; 100_000]);
     assert_eq!(bench.origin.seen(), []);
 }
@@ -122,7 +245,7 @@ async fn a_file_without_state_is_complete() {
 async fn what_does_not_belong_there_is_an_error_and_is_left_alone() {
     let check = async |make: fn(&Path)| {
         let bench = Bench::new(&[file("f", 100_000)]);
-        let path = on_disk(&bench, "f");
+        let path = bench.on_disk("f");
         make(&path);
         let read = bench.read("f", 0, 1).await;
         assert_eq!(read, Err(ReadError::Io(rustix::io::Errno::IO)));
@@ -179,7 +302,7 @@ async fn a_full_disk_still_answers() {
     let tree = TestTree::new(&[file("large", 40 * MIB), file("small", 50_000)]);
     let origin = ScriptedOrigin::new(&tree);
     let at = disk.path().join("replica");
-    let replica = open(&at, &tree, &origin, WhenGone::Fail);
+    let replica = open(&at, &tree, &origin, WhenGone::Fail, &Arc::default());
     let large = tree.index("large");
     for step in 0..160u64 {
         let offset = step * 256 * 1024;
