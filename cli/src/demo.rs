@@ -146,7 +146,7 @@ async fn share(nodes: &Nodes, sample: &Sample) -> Result<()> {
     let directory = node::absolute(&sample.workspace)?;
     let request = CreateWorkspace { directory, name: Some(WORKSPACE.to_owned()) };
     nodes.anna.create_workspace(&request).await?;
-    nodes.anna.share_workspace(WORKSPACE, true).await?;
+    nodes.anna.share_workspace(WORKSPACE, Some(true)).await?;
     Ok(())
 }
 

@@ -116,7 +116,7 @@ impl Client {
     }
 
     /// Offers a workspace, or changes how it is offered.
-    pub async fn share_workspace(&self, name: &str, open: bool) -> Result<Share> {
+    pub async fn share_workspace(&self, name: &str, open: Option<bool>) -> Result<Share> {
         self.send(Method::PUT, &path(["workspaces", name, "share"]), &ShareRequest { open }).await
     }
 

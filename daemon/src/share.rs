@@ -4,6 +4,7 @@
 //! the only place where either changes. So what a peer may do changes at once: the request after `unshare` is refused.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,9 +23,7 @@ use crate::config::NodeName;
 use crate::home::Home;
 use crate::registry::{Registry, RegistryError, ShareMode, Tables, WorkspaceRecord};
 use crate::snapshot::{SnapshotError, Snapshots};
-use crate::workspace::{
-    CompanionError, FileError, PlaceError, ShareDefaults, Workspace, WorkspaceName, check_place,
-};
+use crate::workspace::{CompanionError, FileError, PlaceError, Workspace, WorkspaceName, check_place};
 use policy::Policy;
 
 /// A lease in use is renewed this often: far more often than it must be, far less often than it is used.
@@ -93,18 +92,22 @@ impl Shares {
         self.open.subscribe()
     }
 
-    /// Offers a workspace. [`ShareMode::Closed`] admits nobody yet, only the owner's own lists show it; where the
-    /// workspace's file says `share: {open: true}`, it is opened all the same. The record that is returned tells.
+    /// Offers a workspace with the companions that its file names now, which the record that is returned lists.
+    /// [`ShareMode::Closed`] admits nobody yet, only the owner's own lists show it. Without a `mode` it is shared as
+    /// before, and closed where it was not: what the workspace's file suggests opens nothing, since the file travels.
     ///
     /// The workspace is checked as it would be for a peer's request, so that what is wrong with it is told to its
     /// owner and not to the first peer.
-    pub async fn share(&self, name: &WorkspaceName, mode: ShareMode) -> Result<WorkspaceRecord, ShareError> {
+    pub async fn share(
+        &self,
+        name: &WorkspaceName,
+        mode: Option<ShareMode>,
+    ) -> Result<WorkspaceRecord, ShareError> {
         let workspace = name.clone();
         let record = self.registry.call(move |tables| tables.workspace(&workspace)).await?;
-        let defaults = self.check(record.ok_or(RegistryError::NoSuchWorkspace)?).await?;
-        let mode = if defaults.open { ShareMode::Open } else { mode };
+        let companions = self.check(record.ok_or(RegistryError::NoSuchWorkspace)?).await?;
         let workspace = name.clone();
-        self.change(move |tables| tables.share(&workspace, mode, SystemTime::now())).await
+        self.change(move |tables| tables.share(&workspace, mode, &companions, SystemTime::now())).await
     }
 
     /// No longer offers a workspace; true if it was. Every peer's next request for it is refused. Snapshots stay
@@ -160,14 +163,13 @@ impl Shares {
         Ok(())
     }
 
-    /// Whether the workspace can be shared, and how when nobody says otherwise.
-    async fn check(&self, record: WorkspaceRecord) -> Result<ShareDefaults, ShareError> {
+    /// Whether the workspace can be shared; its companions.
+    async fn check(&self, record: WorkspaceRecord) -> Result<Vec<PathBuf>, ShareError> {
         let home = self.home.clone();
         let checked = spawn_blocking(move || {
             check_place(&record.directory, &home)?;
-            let workspace = Workspace::load(&record)?;
-            workspace.roots(&home)?;
-            Ok(workspace.file.share)
+            let roots = Workspace::load(&record)?.roots(&home)?;
+            Ok(roots.into_iter().skip(1).collect())
         });
         checked.await.unwrap_or(Err(SnapshotError::Stopping.into()))
     }

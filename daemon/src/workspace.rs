@@ -62,6 +62,18 @@ impl Workspace {
         companion::roots(&self.directory, &self.file.companions, home)
     }
 
+    /// The same, where `record` says it is shared and its owner was shown every companion when it was.
+    pub fn shared_roots(
+        &self,
+        record: &WorkspaceRecord,
+        home: &Home,
+    ) -> Result<Vec<PathBuf>, CompanionError> {
+        let roots = self.roots(home)?;
+        let confirmed = record.share.as_ref().map_or(&[][..], |share| &share.companions);
+        companion::check_confirmed(&roots, confirmed)?;
+        Ok(roots)
+    }
+
     /// What it needs from a machine and does not bring along. Blocks on the disk.
     pub fn requirements(&self, home: &Home) -> Result<Vec<Requirement>, CompanionError> {
         let roots = self.roots(home)?.into_iter().map(Root::in_place);

@@ -16,7 +16,7 @@ use crate::registry::RegistryError;
 use crate::runtime::PlanError;
 use crate::share::ShareError;
 use crate::snapshot::SnapshotError;
-use crate::workspace::{CreateError, FileError, PlaceError};
+use crate::workspace::{CompanionError, CreateError, FileError, PlaceError};
 
 /// What is the same each time an error of one kind occurs.
 struct Kind {
@@ -152,7 +152,7 @@ impl ApiError {
             Self::Create(error) => create_kind(error),
             Self::Place(error) => place_kind(error),
             Self::File(error) => file_kind(error),
-            Self::Companion(_) => unusable_companion(),
+            Self::Companion(error) => companion_kind(error),
             Self::Share(error) => share_kind(error),
             Self::NotHere(_) => kind(
                 StatusCode::NOT_FOUND,
@@ -343,7 +343,7 @@ fn share_kind(error: &ShareError) -> Kind {
         ShareError::Registry(error) => registry_kind(error),
         ShareError::Place(error) => place_kind(error),
         ShareError::File(error) => file_kind(error),
-        ShareError::Companion(_) => unusable_companion(),
+        ShareError::Companion(error) => companion_kind(error),
         ShareError::Snapshot(error) => snapshot_kind(error),
     }
 }
@@ -352,7 +352,7 @@ fn snapshot_kind(error: &SnapshotError) -> Kind {
     match error {
         SnapshotError::Place(error) => place_kind(error),
         SnapshotError::File(error) => file_kind(error),
-        SnapshotError::Companion(_) => unusable_companion(),
+        SnapshotError::Companion(error) => companion_kind(error),
         SnapshotError::Registry(error) => registry_kind(error),
         SnapshotError::Busy | SnapshotError::Stopping => {
             kind(StatusCode::SERVICE_UNAVAILABLE, "busy_node", "Node is busy", "try again in a moment")
@@ -393,13 +393,15 @@ fn internal() -> Kind {
     )
 }
 
-fn unusable_companion() -> Kind {
-    kind(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "unusable_companion",
-        "Companion cannot be shared",
-        "change `companions` in the workspace's `twinshare.yaml`",
-    )
+fn companion_kind(error: &CompanionError) -> Kind {
+    let hint = match error {
+        CompanionError::NotConfirmed { .. } => "look at it, and share the workspace again if it may be read",
+        CompanionError::Disk { .. }
+        | CompanionError::TooWide { .. }
+        | CompanionError::NoHome { .. }
+        | CompanionError::TooMany(_) => "change `companions` in the workspace's `twinshare.yaml`",
+    };
+    kind(StatusCode::UNPROCESSABLE_ENTITY, "unusable_companion", "Companion cannot be shared", hint)
 }
 
 fn registry_kind(error: &RegistryError) -> Kind {

@@ -11,7 +11,7 @@ use super::wire::{Problem, Share, ShareRequest};
 use super::workspaces::{parse, share_document};
 use crate::registry::{RegistryError, ShareMode};
 
-/// Offers a workspace, or changes how it is offered.
+/// Offers a workspace with the companions its file names now, or changes how it is offered.
 #[utoipa::path(put, path = "/workspaces/{name}/share", tag = "workspaces", request_body = ShareRequest,
     params(("name" = String, Path, description = "The workspace")),
     responses(
@@ -27,10 +27,10 @@ pub(super) async fn put(
     Path(name): Path<String>,
     Body(asked): Body<ShareRequest>,
 ) -> Result<Json<Share>, ApiError> {
-    let mode = if asked.open { ShareMode::Open } else { ShareMode::Closed };
+    let mode = asked.open.map(|open| if open { ShareMode::Open } else { ShareMode::Closed });
     let record = node.shares().share(&parse(&name)?, mode).await?;
     // It was shared a moment ago; somebody else may have ended that already.
-    record.share.map(share_document).map(Json).ok_or_else(|| RegistryError::NoSuchWorkspace.into())
+    record.share.as_ref().map(share_document).map(Json).ok_or_else(|| RegistryError::NoSuchWorkspace.into())
 }
 
 /// Ends a share: peers that use it are refused from then on.

@@ -102,12 +102,13 @@ fn summary(record: &WorkspaceRecord, description: Option<String>) -> Workspace {
         directory: text(&record.directory),
         description: description.filter(|text| !text.is_empty()),
         created_at: record.created.into(),
-        share: record.share.map(share_document),
+        share: record.share.as_ref().map(share_document),
     }
 }
 
-pub(super) fn share_document(share: ShareRecord) -> Share {
-    Share { open: share.mode == ShareMode::Open, since: share.since.into() }
+pub(super) fn share_document(share: &ShareRecord) -> Share {
+    let companions = share.companions.iter().map(|path| text(path)).collect();
+    Share { open: share.mode == ShareMode::Open, since: share.since.into(), companions }
 }
 
 fn details(

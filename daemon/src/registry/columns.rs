@@ -36,6 +36,17 @@ pub(super) fn path_at(row: &Row<'_>, column: &str) -> Column<PathBuf> {
     row.get(column).map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
 }
 
+/// Several paths as one value: none of them holds a NUL.
+pub(super) fn joined(paths: &[PathBuf]) -> Vec<u8> {
+    paths.iter().map(|path| path_bytes(path)).collect::<Vec<_>>().join(&0)
+}
+
+pub(super) fn paths_at(row: &Row<'_>, column: &str) -> Column<Vec<PathBuf>> {
+    let bytes: Vec<u8> = row.get(column)?;
+    let paths = bytes.split(|byte| *byte == 0).filter(|path| !path.is_empty());
+    Ok(paths.map(|path| PathBuf::from(OsString::from_vec(path.to_vec()))).collect())
+}
+
 pub(super) fn peer_at(row: &Row<'_>, column: &str) -> Column<PeerId> {
     row.get(column).map(PeerId)
 }

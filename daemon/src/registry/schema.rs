@@ -11,7 +11,8 @@ const APPLICATION_ID: i64 = 0x7477_696e;
 
 /// Each step brings a database from the version of its index to the next; `user_version` holds how many were taken.
 /// A step that has been released is never changed.
-const MIGRATIONS: &[&str] = &["CREATE TABLE workspaces (
+const MIGRATIONS: &[&str] = &[
+    "CREATE TABLE workspaces (
          id INTEGER PRIMARY KEY AUTOINCREMENT,
          name TEXT NOT NULL UNIQUE,
          directory BLOB NOT NULL UNIQUE,
@@ -45,10 +46,31 @@ const MIGRATIONS: &[&str] = &["CREATE TABLE workspaces (
          last_contact INTEGER NOT NULL,
          expires INTEGER NOT NULL,
          PRIMARY KEY (snapshot, peer)
-     ) STRICT, WITHOUT ROWID;"];
+     ) STRICT, WITHOUT ROWID;",
+    // The companions a share covers; none for those made before: they are told to share again. What a mode may be is
+    // decided by the code that reads it, so that a further one needs no new table.
+    "CREATE TABLE shares_now (
+         workspace INTEGER PRIMARY KEY REFERENCES workspaces (id) ON DELETE CASCADE,
+         mode TEXT NOT NULL,
+         since INTEGER NOT NULL,
+         companions BLOB NOT NULL DEFAULT x''
+     ) STRICT;
+     INSERT INTO shares_now (workspace, mode, since) SELECT workspace, mode, since FROM shares;
+     DROP TABLE shares;
+     ALTER TABLE shares_now RENAME TO shares;",
+];
 
 /// Checks that the file is a whole registry and migrates it.
 pub(super) fn prepare(connection: &mut Connection, file: &Path) -> Result<(), RegistryError> {
+    prepare_as_of(connection, file, MIGRATIONS.len())
+}
+
+/// The same as the version that knew the first `known` steps did it.
+pub(super) fn prepare_as_of(
+    connection: &mut Connection,
+    file: &Path,
+    known: usize,
+) -> Result<(), RegistryError> {
     check(connection, file)?;
     // A share or a lease that a power cut forgets would be a lie to a peer: FULL, at a few milliseconds a write.
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -57,7 +79,7 @@ pub(super) fn prepare(connection: &mut Connection, file: &Path) -> Result<(), Re
     connection.pragma_update(None, "trusted_schema", false)?;
     // Immediate: of two processes that open a new file at once, one migrates and the other finds it done.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    migrate(&transaction, file)?;
+    migrate(&transaction, file, &MIGRATIONS[..known])?;
     Ok(transaction.commit()?)
 }
 
@@ -78,14 +100,14 @@ fn check(connection: &Connection, file: &Path) -> Result<(), RegistryError> {
     }
 }
 
-fn migrate(transaction: &Transaction<'_>, file: &Path) -> Result<(), RegistryError> {
+fn migrate(transaction: &Transaction<'_>, file: &Path, known: &[&str]) -> Result<(), RegistryError> {
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let taken = usize::try_from(version).unwrap_or(usize::MAX);
-    let steps = MIGRATIONS.get(taken..).ok_or_else(|| RegistryError::Newer { path: file.into() })?;
+    let steps = known.get(taken..).ok_or_else(|| RegistryError::Newer { path: file.into() })?;
     for step in steps {
         transaction.execute_batch(step)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    transaction.pragma_update(None, "user_version", known.len() as i64)?;
     Ok(())
 }

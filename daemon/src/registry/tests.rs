@@ -52,7 +52,10 @@ fn sighting(id: u16) -> Sighting {
 fn names_and_directories_are_unique() {
     let Bench { mut tables, .. } = bench();
     let added = tables.add_workspace(&name("a"), Path::new("/a"), at(5)).unwrap();
-    assert_eq!((added.directory.as_path(), added.created, added.share), (Path::new("/a"), at(5), None));
+    assert_eq!(
+        (added.directory.as_path(), added.created, added.share.clone()),
+        (Path::new("/a"), at(5), None)
+    );
     assert_eq!(tables.add_workspace(&name("a"), Path::new("/a"), at(9)).unwrap(), added);
     let taken = tables.add_workspace(&name("a"), Path::new("/b"), at(5)).unwrap_err();
     assert!(matches!(taken, RegistryError::NameTaken { .. }), "{taken}");
@@ -68,17 +71,18 @@ fn a_share_keeps_its_beginning() {
     let Bench { mut tables, .. } = bench();
     tables.add_workspace(&name("a"), Path::new("/a"), at(1)).unwrap();
     let share = |record: WorkspaceRecord| record.share.map(|share| (share.mode, share.since));
+    assert_eq!(share(tables.share(&name("a"), None, &[], at(2)).unwrap()), Some((ShareMode::Closed, at(2))));
     assert_eq!(
-        share(tables.share(&name("a"), ShareMode::Closed, at(2)).unwrap()),
-        Some((ShareMode::Closed, at(2)))
-    );
-    assert_eq!(
-        share(tables.share(&name("a"), ShareMode::Open, at(3)).unwrap()),
+        share(tables.share(&name("a"), Some(ShareMode::Open), &[], at(3)).unwrap()),
         Some((ShareMode::Open, at(2)))
     );
+    // Asked for nothing else, it is shared as before, with what is named now.
+    let companions = ["/opt/py".into(), "/m".into()];
+    let again = tables.share(&name("a"), None, &companions, at(4)).unwrap().share.unwrap();
+    assert_eq!(again, ShareRecord { mode: ShareMode::Open, since: at(2), companions: companions.into() });
     assert!(tables.unshare(&name("a")).unwrap());
     assert!(!tables.unshare(&name("a")).unwrap());
-    assert!(matches!(tables.share(&name("b"), ShareMode::Open, at(3)), Err(RegistryError::NoSuchWorkspace)));
+    assert!(matches!(tables.share(&name("b"), None, &[], at(3)), Err(RegistryError::NoSuchWorkspace)));
 }
 
 #[test]
@@ -105,7 +109,7 @@ fn a_snapshot_lives_as_long_as_a_lease() {
 fn a_workspace_takes_its_snapshots_with_it() {
     let Bench { mut tables, .. } = bench();
     let workspace = tables.add_workspace(&name("a"), Path::new("/a"), at(1)).unwrap().id;
-    tables.share(&name("a"), ShareMode::Open, at(1)).unwrap();
+    tables.share(&name("a"), Some(ShareMode::Open), &[], at(1)).unwrap();
     tables.add_snapshot(&snapshot(1, workspace), PeerId([1; 32]), at(1)).unwrap();
     tables.remove_workspace(&name("a")).unwrap();
     assert_eq!((tables.snapshots().unwrap().len(), tables.leases().unwrap().len()), (0, 0));
@@ -232,6 +236,22 @@ fn a_damaged_or_foreign_file_is_refused_and_kept() {
     };
     check_refused(pragma("application_id", 7), "another program");
     check_refused(pragma("user_version", 99), "newer");
+}
+
+#[test]
+fn a_registry_of_before_is_brought_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("registry.db");
+    let mut old = Connection::open(&file).unwrap();
+    schema::prepare_as_of(&mut old, &file, 1).unwrap();
+    old.execute_batch(
+        "INSERT INTO workspaces VALUES (7, 'a', x'2f61', 1); INSERT INTO shares VALUES (7, 'open', 2);",
+    )
+    .unwrap();
+    drop(old);
+    let share = Tables::open(&file).unwrap().workspace(&name("a")).unwrap().unwrap().share;
+    let expected = ShareRecord { mode: ShareMode::Open, since: at(2), companions: Vec::new() };
+    assert_eq!(share, Some(expected));
 }
 
 #[test]

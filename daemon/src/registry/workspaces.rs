@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::columns::{parsed_at, path_at, path_bytes, seconds, time, time_at};
+use super::columns::{joined, parsed_at, path_at, path_bytes, paths_at, seconds, time, time_at};
 use super::{RegistryError, Tables};
 use crate::workspace::WorkspaceName;
 
@@ -30,12 +30,14 @@ pub struct WorkspaceRecord {
 }
 
 /// That a workspace is offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShareRecord {
     /// To whom.
     pub mode: ShareMode,
     /// Since when.
     pub since: SystemTime,
+    /// The companions its owner was shown when it was shared: no others are served with it.
+    pub companions: Vec<PathBuf>,
 }
 
 /// To whom a workspace is offered.
@@ -69,12 +71,15 @@ impl FromStr for ShareMode {
     }
 }
 
-const SELECT: &str =
-    "SELECT id, name, directory, created, mode, since FROM workspaces LEFT JOIN shares ON workspace = id";
+const SELECT: &str = "SELECT id, name, directory, created, mode, since, companions FROM workspaces LEFT JOIN shares ON workspace = id";
 
 fn record(row: &Row<'_>) -> rusqlite::Result<WorkspaceRecord> {
     let share = match row.get::<_, Option<i64>>("since")? {
-        Some(since) => Some(ShareRecord { mode: parsed_at(row, "mode")?, since: time(since) }),
+        Some(since) => Some(ShareRecord {
+            mode: parsed_at(row, "mode")?,
+            since: time(since),
+            companions: paths_at(row, "companions")?,
+        }),
         None => None,
     };
     Ok(WorkspaceRecord {
@@ -136,18 +141,21 @@ impl Tables {
         if removed == 0 { Err(RegistryError::NoSuchWorkspace) } else { Ok(()) }
     }
 
-    /// Offers a workspace; where it is offered already, the mode changes and the time stays.
+    /// Offers a workspace with these companions; where it is offered already, the time stays, and without a `mode`
+    /// that too. Without both, it is closed.
     pub fn share(
         &mut self,
         name: &WorkspaceName,
-        mode: ShareMode,
+        mode: Option<ShareMode>,
+        companions: &[PathBuf],
         now: SystemTime,
     ) -> Result<WorkspaceRecord, RegistryError> {
         let workspace = self.workspace(name)?.ok_or(RegistryError::NoSuchWorkspace)?;
+        let mode = mode.or(workspace.share.map(|share| share.mode)).unwrap_or(ShareMode::Closed);
         self.connection.execute(
-            "INSERT INTO shares (workspace, mode, since) VALUES (?1, ?2, ?3)
-             ON CONFLICT (workspace) DO UPDATE SET mode = excluded.mode",
-            params![workspace.id.0, mode.as_str(), seconds(now)],
+            "INSERT INTO shares (workspace, mode, since, companions) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (workspace) DO UPDATE SET mode = excluded.mode, companions = excluded.companions",
+            params![workspace.id.0, mode.as_str(), seconds(now), joined(companions)],
         )?;
         self.workspace(name)?.ok_or(RegistryError::NoSuchWorkspace)
     }

@@ -107,7 +107,7 @@ impl Policy {
 }
 
 fn is_open(record: &WorkspaceRecord) -> bool {
-    record.share.is_some_and(|share| share.mode == ShareMode::Open)
+    record.share.as_ref().is_some_and(|share| share.mode == ShareMode::Open)
 }
 
 /// Whether a peer may read a workspace. An open share lets everyone in; there are no other grants yet.
@@ -140,7 +140,7 @@ mod tests {
             name: name.parse().unwrap(),
             directory: format!("/{name}").into(),
             created: now,
-            share: mode.map(|mode| ShareRecord { mode, since: now }),
+            share: mode.map(|mode| ShareRecord { mode, since: now, companions: Vec::new() }),
         }
     }
 

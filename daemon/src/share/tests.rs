@@ -75,7 +75,7 @@ impl Owner {
     }
 
     async fn share(&self, name: &str, mode: ShareMode) {
-        self.shares.share(&name.parse().unwrap(), mode).await.unwrap();
+        self.shares.share(&name.parse().unwrap(), Some(mode)).await.unwrap();
     }
 
     fn visitor(&self) -> Remote {
@@ -160,13 +160,41 @@ async fn a_closed_share_admits_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_workspaces_file_may_open_a_share() {
+async fn the_workspaces_file_opens_nothing() {
     let owner = Owner::new().await;
     let directory = owner.workspace("demo").await;
+    let demo: WorkspaceName = "demo".parse().unwrap();
     fs::write(directory.join("twinshare.yaml"), "schema: 1\nname: demo\nshare: {open: true}\n").unwrap();
-    let record = owner.shares.share(&"demo".parse().unwrap(), ShareMode::Closed).await.unwrap();
+    for asked in [None, Some(ShareMode::Closed)] {
+        let record = owner.shares.share(&demo, asked).await.unwrap();
+        assert_eq!(record.share.map(|share| share.mode), Some(ShareMode::Closed));
+        assert_eq!(open(&owner.visitor(), "demo", None).await, Err(Refusal::NoSuchWorkspace));
+    }
+    owner.share("demo", ShareMode::Open).await;
+    let record = owner.shares.share(&demo, None).await.unwrap();
     assert_eq!(record.share.map(|share| share.mode), Some(ShareMode::Open));
     open(&owner.visitor(), "demo", None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_companion_that_was_added_later_is_not_served() {
+    let owner = Owner::new().await;
+    let directory = owner.workspace("demo").await;
+    owner.share("demo", ShareMode::Open).await;
+    let visitor = owner.visitor();
+    open(&visitor, "demo", None).await.unwrap();
+    // As a `git pull` may do.
+    let secret = owner.base.path().canonicalize().unwrap().join("secret");
+    fs::create_dir(&secret).unwrap();
+    fs::write(secret.join("key"), "").unwrap();
+    let file = directory.join("twinshare.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("companions: [", &format!("companions: [{}, ", secret.display()))).unwrap();
+    assert!(matches!(open(&visitor, "demo", None).await, Err(Refusal::Internal(_))));
+    let record = owner.shares.share(&"demo".parse().unwrap(), None).await.unwrap();
+    assert_eq!(record.share.map(|share| share.companions.contains(&secret)), Some(true));
+    let snapshot = open(&visitor, "demo", None).await.unwrap();
+    assert!(names(&visitor, snapshot).await.unwrap().contains(&"key".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -263,12 +291,12 @@ async fn what_is_wrong_is_told_to_the_owner_and_not_to_the_peer() {
     let demo: WorkspaceName = "demo".parse().unwrap();
     let file = directory.join("twinshare.yaml");
     let good = fs::read(&file).unwrap();
-    let share = || owner.shares.share(&demo, ShareMode::Open);
+    let share = || owner.shares.share(&demo, Some(ShareMode::Open));
     fs::write(&file, "schema: 1\nname: demo\nfoo: 1\n").unwrap();
     assert!(matches!(share().await, Err(ShareError::File(_))));
     fs::write(&file, "schema: 1\nname: demo\ncompanions: [/nonexistent]\n").unwrap();
     assert!(matches!(share().await, Err(ShareError::Companion(_))));
-    let unknown = owner.shares.share(&"other".parse().unwrap(), ShareMode::Open).await;
+    let unknown = owner.shares.share(&"other".parse().unwrap(), None).await;
     assert!(matches!(unknown, Err(ShareError::Registry(RegistryError::NoSuchWorkspace))));
     fs::write(&file, good).unwrap();
     share().await.unwrap();

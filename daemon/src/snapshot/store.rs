@@ -120,7 +120,7 @@ impl Store {
     /// Walks a workspace into a directory of its own.
     fn walk(&self, workspace: &WorkspaceRecord) -> Result<Unfinished, SnapshotError> {
         check_place(&workspace.directory, &self.home)?;
-        let roots = Workspace::load(workspace)?.roots(&self.home)?;
+        let roots = Workspace::load(workspace)?.shared_roots(workspace, &self.home)?;
         let directory = self.new_directory()?;
         let own = self.home.own_directories();
         // One that does not exist holds nothing.

@@ -47,6 +47,12 @@ pub enum CompanionError {
         /// The companion as written.
         path: String,
     },
+    /// The owner was not shown it when the workspace was shared.
+    #[error("the companion {path} is new in the workspace's file since it was shared, and not shared yet")]
+    NotConfirmed {
+        /// The companion.
+        path: PathBuf,
+    },
     /// More than a manifest takes.
     #[error("{0} companions are too many: at most {max} can be shared", max = ROOTS_MAX - 1)]
     TooMany(usize),
@@ -150,6 +156,16 @@ pub(super) fn roots(
     }
 }
 
+/// Checks that each of the companions among `roots` lies in one that was `confirmed`: the file that names them travels
+/// with the workspace, and whoever changes it must not thereby choose what else this machine serves.
+pub(super) fn check_confirmed(roots: &[PathBuf], confirmed: &[PathBuf]) -> Result<(), CompanionError> {
+    let is_new = |path: &&PathBuf| !confirmed.iter().any(|known| is_within(path, known));
+    match roots.iter().skip(1).find(is_new) {
+        Some(path) => Err(CompanionError::NotConfirmed { path: path.clone() }),
+        None => Ok(()),
+    }
+}
+
 fn real_directory(path: &Path) -> Result<PathBuf, CompanionError> {
     let disk = |source| CompanionError::Disk { path: path.into(), source };
     let real = path.canonicalize().map_err(disk)?;
@@ -180,6 +196,26 @@ mod tests {
             check(wrong, None);
         }
         check(&format!("/{}", "x/".repeat(2100)), None);
+    }
+
+    #[track_caller]
+    fn check_new(roots: &[&str], confirmed: &[&str], expected: Option<&str>) {
+        let paths = |all: &[&str]| all.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let new = match check_confirmed(&paths(roots), &paths(confirmed)) {
+            Err(CompanionError::NotConfirmed { path }) => Some(path),
+            other => other.map(|()| None).unwrap(),
+        };
+        assert_eq!(new, expected.map(PathBuf::from), "{roots:?} {confirmed:?}");
+    }
+
+    #[test]
+    fn only_what_was_confirmed_is_shared() {
+        check_new(&["/w"], &[], None);
+        check_new(&["/w", "/opt"], &["/m", "/opt"], None);
+        check_new(&["/w", "/opt/py"], &["/opt"], None);
+        check_new(&["/w", "/opt"], &["/opt/py"], Some("/opt"));
+        check_new(&["/w", "/opt", "/home/a/.ssh"], &["/opt"], Some("/home/a/.ssh"));
+        check_new(&["/w", "/optional"], &["/opt"], Some("/optional"));
     }
 
     #[test]

@@ -36,8 +36,8 @@ pub struct WorkspaceFile {
     /// In what the workspace's commands run. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub environments: Vec<Environment>,
-    /// How it is shared when nobody says otherwise.
-    #[serde(default)]
+    /// What its author suggests to whoever shares it.
+    #[serde(default, skip_serializing_if = "ShareDefaults::is_silent")]
     pub share: ShareDefaults,
 }
 
@@ -58,12 +58,20 @@ pub struct Environment {
     pub env: BTreeMap<String, String>,
 }
 
-/// How a workspace is shared when nobody says otherwise.
+/// How a workspace's author suggests to share it. It is shown and never followed: the file travels, and what others
+/// write into it must not let anybody into this machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "share defaults")]
 pub struct ShareDefaults {
-    /// Whether every peer is let in. Default: false.
+    /// Whether to let every peer in. Default: false.
     pub open: bool,
+}
+
+impl ShareDefaults {
+    /// True where they say nothing.
+    fn is_silent(&self) -> bool {
+        !self.open
+    }
 }
 
 /// Why a workspace's file cannot be used.

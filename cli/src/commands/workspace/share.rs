@@ -11,8 +11,9 @@ use crate::text::shown;
 
 /// Offer a workspace to others.
 ///
-/// With `--open` everybody on this network may read all of it, companions included. Without, nobody is admitted yet.
-/// Sharing again changes how it is shared.
+/// With `--open` everybody on this network may read all of it, and the companions that are listed then. Without, a
+/// workspace that is shared stays shared as it is, and any other admits nobody yet. A companion that `twinshare.yaml`
+/// names later is not served before the workspace is shared again.
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
   twinshare workspace share demo --open")]
@@ -28,16 +29,20 @@ pub(crate) struct Share {
 
 impl Share {
     pub(crate) fn run(self) -> Result {
-        let share = node::wait(async { Ok(node::client()?.share_workspace(&self.name, self.open).await?) })?;
+        let open = self.open.then_some(true);
+        let share = node::wait(async { Ok(node::client()?.share_workspace(&self.name, open).await?) })?;
         let name = shown(&self.name);
-        self.format.print(&share, |share| match share.open {
-            true => line(format!(
-                "{name} is open: anyone on this network may read it, until `twinshare workspace unshare {name}`"
-            )),
-            false => line(format!(
-                "{name} is shared, but nobody is admitted yet: \
-                 `twinshare workspace share {name} --open` lets anyone on this network in"
-            )),
+        self.format.print(&share, |share| {
+            match share.open {
+                true => line(format!(
+                    "{name} is open: anyone on this network may read it, until `twinshare workspace unshare {name}`"
+                ))?,
+                false => line(format!(
+                    "{name} is shared, but nobody is admitted yet: \
+                     `twinshare workspace share {name} --open` lets anyone on this network in"
+                ))?,
+            }
+            share.companions.iter().try_for_each(|path| line(format!("  with {}", shown(path))))
         })?;
         Ok(ExitCode::SUCCESS)
     }

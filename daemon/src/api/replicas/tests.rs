@@ -21,7 +21,7 @@ async fn peer(name: &str, names: &[&str]) -> (Bench, RunningNode) {
     let (running, client) = bench.start().await;
     for name in names {
         client.create_workspace(&bench.workspace(name)).await.unwrap();
-        client.share_workspace(name, true).await.unwrap();
+        client.share_workspace(name, Some(true)).await.unwrap();
     }
     (bench, running)
 }

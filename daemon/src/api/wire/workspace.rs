@@ -29,6 +29,10 @@ pub struct Share {
     pub open: bool,
     /// Since when.
     pub since: UnixTime,
+    /// The directories outside the workspace that are read with it. One that its `twinshare.yaml` names later is not
+    /// served until the workspace is shared again.
+    #[serde(default)]
+    pub companions: Vec<String>,
 }
 
 /// A workspace with everything its configuration says.
@@ -103,9 +107,9 @@ pub struct CreateWorkspace {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShareRequest {
-    /// Lets anyone on this network in.
-    #[serde(default)]
-    pub open: bool,
+    /// Whether anyone on this network is let in. Absent, as before; where it was not shared, nobody is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open: Option<bool>,
 }
 
 /// What the reachable peers offer, and which of them did not answer.

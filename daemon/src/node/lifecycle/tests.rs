@@ -19,7 +19,7 @@ async fn a_node_starts_stops_and_starts_again() {
     assert_eq!(status.listen_addresses, [first.node().listening.to_string()]);
     assert_eq!(status.discovery_port, None);
     client.create_workspace(&bench.workspace("demo")).await.unwrap();
-    client.share_workspace("demo", true).await.unwrap();
+    client.share_workspace("demo", Some(true)).await.unwrap();
 
     client.stop_node().await.unwrap();
     assert!(first.node().stopping().is_cancelled());
@@ -89,9 +89,9 @@ async fn peers_are_added_by_address_and_show_what_they_share() {
         found.items.into_iter().map(|offer| (offer.name, offer.admitted)).collect::<Vec<_>>()
     };
     assert_eq!(offered().await, []);
-    assert!(!anna_client.share_workspace("demo", false).await.unwrap().open);
+    assert!(!anna_client.share_workspace("demo", None).await.unwrap().open);
     assert_eq!(offered().await, []);
-    assert!(anna_client.share_workspace("demo", true).await.unwrap().open);
+    assert!(anna_client.share_workspace("demo", Some(true)).await.unwrap().open);
     assert_eq!(offered().await, [("demo".to_owned(), true)]);
 
     anna_client.unshare_workspace("demo").await.unwrap();
@@ -109,7 +109,7 @@ async fn peers_find_each_other_on_loopback() {
     let (anna_node, anna_client) = anna.start().await;
     let (bob_node, bob_client) = bob.start().await;
     anna_client.create_workspace(&anna.workspace("demo")).await.unwrap();
-    anna_client.share_workspace("demo", true).await.unwrap();
+    anna_client.share_workspace("demo", Some(true)).await.unwrap();
     let seen = async |client: &crate::client::Client, name: &str, workspaces: &[&str]| -> Option<Peer> {
         let peers = client.discover().await.unwrap();
         peers.into_iter().find(|peer| peer.name.as_deref() == Some(name) && peer.workspaces == workspaces)
