@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::digest::Digest;
+use crate::scratch::unnamed_file;
 
 const DIGEST_BYTES: u64 = 32;
 
@@ -53,6 +54,13 @@ impl DigestFile {
             length if length == bytes => {}
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "the digests are of another tree")),
         }
+        Ok(Self { file, blocks, binding: Mutex::new(()) })
+    }
+
+    /// Digests of `blocks` blocks in a file without a name, on the filesystem of `beside`.
+    pub(crate) fn unnamed(beside: &Path, blocks: u64) -> io::Result<Self> {
+        let file = unnamed_file(beside)?;
+        file.set_len(blocks.checked_mul(DIGEST_BYTES).ok_or_else(beyond)?)?;
         Ok(Self { file, blocks, binding: Mutex::new(()) })
     }
 

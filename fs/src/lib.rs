@@ -18,3 +18,4 @@ pub mod name;
 mod ordinary_user;
 pub mod origin;
 pub mod replica;
+mod scratch;

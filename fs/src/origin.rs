@@ -18,8 +18,10 @@ use crate::manifest::{EntryIndex, SnapshotId};
 mod files;
 mod lease;
 pub mod local;
+mod moment;
 mod pool;
 mod reader;
+mod rest;
 pub(crate) mod stamps;
 mod version;
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::digest::Digest;
 use crate::name::EntryName;
+use crate::scratch::unnamed_file;
 
 /// An entry as a builder describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,12 +139,4 @@ fn wire_entry(entry: NewEntry) -> WireEntry {
         flags: entry.flags.0,
         extra: (!entry.extra.is_empty()).then(|| Box::new(entry.extra)),
     }
-}
-
-/// A file without a name on the filesystem of `beside`.
-fn unnamed_file(beside: &Path) -> io::Result<File> {
-    use rustix::fs::{Mode, OFlags};
-    let directory = beside.parent().unwrap_or(Path::new("."));
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR)?.into())
 }

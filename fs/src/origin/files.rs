@@ -1,4 +1,16 @@
 //! The files of a snapshot as they lie on this disk: opened where they belong, and read in one version only.
+//!
+//! A block that is given away is **bound** to its digest first, for good. So there are two ways to read one, and
+//! neither can mix two versions of a file:
+//!
+//! - A bound block is given away whenever its content has the digest, whatever else happened to the file.
+//! - A block that is not bound is given away, and bound, only while the file is exactly what its stamp says: inode,
+//!   size, mtime and ctime, before and after. Other names, other permissions and renames change the ctime too, so the
+//!   stamp is replaced by what the file is now (as long as size and mtime are the manifest's), but only while no block
+//!   of the file is bound. That is why the [rest](super::rest) of a file is bound soon after its first block.
+//!
+//! Of a [hot](super::version) file the stamp proves nothing; before its first block is given away all of them are
+//! bound to the digests of one moment: here, where that takes one step, else by a [pass](super::moment).
 
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -6,7 +18,6 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,12 +25,12 @@ use bytes::Bytes;
 use lru::LruCache;
 use rustix::fs::{Advice, Mode, OFlags};
 
-use super::stamps::{Stamp, Stamps};
+use super::stamps::Stamps;
 use super::version::{Now, fault};
 use super::{FileFault, RUN_BLOCKS};
 use crate::clock;
 use crate::confine::open_beneath;
-use crate::digest::{BLOCK_BYTES, BlockIndex, Digest, block_count};
+use crate::digest::{BLOCK_BYTES, BlockIndex, Digest};
 use crate::digest_file::{Bound, DIGESTS_PER_CALL_MAX, DigestFile};
 use crate::manifest::{Entry, EntryIndex, Manifest};
 
@@ -29,18 +40,20 @@ const OPEN_MAX: usize = 64;
 /// Files up to this size are opened anew for each request: they are read in one go.
 const KEPT_OPEN_FROM_BYTES: u64 = RUN_BLOCKS as u64 * BLOCK_BYTES;
 
-/// Bytes that a hot file is read in at a time when all of it is.
-const PASS_BYTES: u64 = 16 * BLOCK_BYTES;
+/// A hot file up to this size is read as a whole, twice, within the step that wants a block of it.
+pub(super) const SMALL_BYTES: u64 = 16 * BLOCK_BYTES;
 
-/// How often a file is looked at again whose ctime changes while it is read.
-const TRIES: u32 = 4;
+/// How often a file is looked at again that changes its properties while it is read.
+pub(super) const TRIES: u32 = 4;
 
 /// The trees of a snapshot and what is known of their files.
 #[derive(Debug)]
 pub(super) struct Files {
     pub(super) manifest: Manifest,
     stamps: Stamps,
-    digests: DigestFile,
+    pub(super) digests: DigestFile,
+    /// Held while blocks are bound, with a look at the stamp, and while a stamp is replaced.
+    binding: Mutex<()>,
     /// How long after a change a file is hot.
     hot: Duration,
     open: Mutex<LruCache<EntryIndex, Arc<OpenFile>>>,
@@ -49,13 +62,9 @@ pub(super) struct Files {
 
 /// The root of a tree, opened for a moment.
 #[derive(Debug)]
-pub(super) struct OpenRoot {
-    directory: File,
-    /// The device it had when the snapshot was taken, and the one it has now: devices are numbered anew at each boot.
-    device: (u64, u64),
-}
+pub(super) struct OpenRoot(File);
 
-/// A file of the snapshot that was in its version when it was opened.
+/// A file that lies where the snapshot has it.
 #[derive(Debug)]
 pub(super) struct OpenFile {
     file: File,
@@ -63,33 +72,37 @@ pub(super) struct OpenFile {
     inode: EntryIndex,
     size: u64,
     /// Its blocks, as the manifest counts them.
-    blocks: Range<u64>,
-    device: (u64, u64),
-    /// All its blocks are bound to the digests of one moment. Held while they are made so: whoever else wants to read
-    /// the file waits, and finds it done.
-    settled: Mutex<bool>,
+    pub(super) blocks: Range<u64>,
+}
+
+/// What became of a read.
+#[derive(Debug)]
+pub(super) enum Read {
+    /// The blocks, all of the version the snapshot names.
+    Done {
+        bytes: Bytes,
+        digests: Vec<Digest>,
+        /// Some of them were not bound before.
+        bound: bool,
+    },
+    /// The file is hot and too large to be settled here: [all of it](super::moment) must be bound first.
+    Unsettled,
 }
 
 impl Files {
     pub(super) fn new(manifest: Manifest, stamps: Stamps, digests: DigestFile, hot: Duration) -> Self {
         let capacity = NonZeroUsize::new(OPEN_MAX).unwrap_or(NonZeroUsize::MIN);
         let (open, readers) = (Mutex::new(LruCache::new(capacity)), Mutex::new(0));
-        Self { manifest, stamps, digests, hot, open, readers }
+        Self { manifest, stamps, digests, binding: Mutex::new(()), hot, open, readers }
     }
 
-    /// Opens a root; [`FileFault::Changed`] when another directory is in its place, or none.
+    /// Opens the directory that lies at a root's path; [`FileFault::Changed`] where there is none.
     pub(super) fn root(&self, root: EntryIndex) -> Result<OpenRoot, FileFault> {
-        let stamp = self.stamps.get(root).map_err(fault)?;
         let path = self.manifest.meta().roots.get(root.0 as usize).ok_or(FileFault::NoSuchBlock)?;
         let path = Path::new(std::ffi::OsStr::from_bytes(path));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory =
-            File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|error| fault(error.into()))?);
-        let now = rustix::fs::fstat(&directory).map_err(|error| fault(error.into()))?;
-        match now.st_ino == stamp.inode {
-            true => Ok(OpenRoot { directory, device: (stamp.device, now.st_dev) }),
-            false => Err(FileFault::Changed),
-        }
+        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| fault(error.into()))?;
+        Ok(OpenRoot(root.into()))
     }
 
     /// Opens a file beneath its root, or finds it open.
@@ -103,23 +116,24 @@ impl Files {
         if keep && let Some(file) = lock(&self.open).get(&entry.index()) {
             return Ok(file.clone());
         }
-        let file = File::from(open_beneath(root.directory.as_fd(), path, OFlags::RDONLY).map_err(fault)?);
-        if entry.size() > PASS_BYTES {
+        let file = File::from(open_beneath(root.0.as_fd(), path, OFlags::RDONLY).map_err(fault)?);
+        if entry.size() > SMALL_BYTES {
             // A hint that costs nothing to ignore.
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
         }
-        let file = Arc::new(OpenFile {
-            file,
-            inode: entry.inode(),
-            size: entry.size(),
-            blocks: entry.blocks(),
-            device: root.device,
-            settled: Mutex::new(false),
-        });
+        let (inode, size, blocks) = (entry.inode(), entry.size(), entry.blocks());
+        let file = Arc::new(OpenFile { file, inode, size, blocks });
         if keep {
             lock(&self.open).put(entry.index(), file.clone());
         }
         Ok(file)
+    }
+
+    /// Opens a file by its index, for a moment.
+    pub(super) fn open_at(&self, file: EntryIndex) -> Result<Arc<OpenFile>, FileFault> {
+        let entry = self.manifest.entry(file).ok_or(FileFault::NoSuchBlock)?;
+        let (root, path) = self.manifest.locate(file).ok_or(FileFault::NoSuchBlock)?;
+        self.open(&self.root(root)?, path.as_bytes(), &entry)
     }
 
     /// Closes a file that was not what it should be.
@@ -128,45 +142,47 @@ impl Files {
     }
 
     /// Reads `count` blocks from `first` on, all of the version the snapshot names.
-    ///
-    /// The times are compared before and after, and the digests with those bound to the blocks earlier. A file that
-    /// is hot is read twice as a whole before its first block is given away.
-    pub(super) fn read(
-        &self,
-        file: &OpenFile,
-        first: BlockIndex,
-        count: u64,
-        cancelled: &AtomicBool,
-    ) -> Result<(Bytes, Vec<Digest>), FileFault> {
-        self.read_by(file, first, cancelled, || file.bytes(first, count))
+    pub(super) fn read(&self, file: &OpenFile, first: BlockIndex, count: u64) -> Result<Read, FileFault> {
+        self.read_by(file, first, count, || file.bytes(first, count))
     }
 
-    /// Surrounds the reading of blocks from `first` on with all checks.
+    /// Surrounds the reading of `count` blocks from `first` on with all checks.
     pub(super) fn read_by(
         &self,
         file: &OpenFile,
         first: BlockIndex,
-        cancelled: &AtomicBool,
+        count: u64,
         bytes: impl Fn() -> Result<Vec<u8>, FileFault>,
-    ) -> Result<(Bytes, Vec<Digest>), FileFault> {
+    ) -> Result<Read, FileFault> {
+        let at = file.blocks.start + first.0;
         for _ in 0..TRIES {
-            let before = self.check(file, cancelled)?;
-            if before.is_hot(&file.file, self.hot) {
-                self.settle(file, &before, cancelled)?;
+            let before = self.look(file)?;
+            let known = self.digests.get(at..at + count).map_err(fault)?;
+            if known.iter().all(Option::is_some) {
+                let bytes = bytes()?;
+                let digests = file.digests(first, &bytes);
+                let agree = known.into_iter().flatten().eq(digests.iter().copied());
+                let read = Read::Done { bytes: bytes.into(), digests, bound: false };
+                return if agree { Ok(read) } else { Err(FileFault::Changed) };
+            }
+            if !self.is_stamped(file, &before)? {
+                self.accept(file, &before)?;
+                continue;
+            }
+            if self.is_hot(file, &before) {
+                if file.size > SMALL_BYTES {
+                    return Ok(Read::Unsettled);
+                }
+                self.settle(file, &before)?;
+                continue;
             }
             let bytes = bytes()?;
             let digests = file.digests(first, &bytes);
-            if Now::of(&file.file)? == before {
-                self.bind(file, first, &digests)?;
-                return Ok((bytes.into(), digests));
+            if Now::of(&file.file)? == before && self.bind(file, first, &digests, &before)? {
+                return Ok(Read::Done { bytes: bytes.into(), digests, bound: true });
             }
         }
         Err(FileFault::Unreadable("it keeps changing while it is read".into()))
-    }
-
-    /// Checks that the file has no content to be read, and still is the snapshot's version.
-    pub(super) fn check_empty(&self, file: &OpenFile, cancelled: &AtomicBool) -> Result<(), FileFault> {
-        self.check(file, cancelled).map(|_| ())
     }
 
     /// Asks the disk for the `bytes` bytes from `offset` on before they are read.
@@ -175,77 +191,77 @@ impl Files {
         let _ = rustix::fs::fadvise(&file.file, offset, std::num::NonZeroU64::new(bytes), Advice::WillNeed);
     }
 
-    /// Compares an open file with its stamp.
-    fn check(&self, file: &OpenFile, cancelled: &AtomicBool) -> Result<Now, FileFault> {
-        let stamp = self.stamps.get(file.inode).map_err(fault)?;
+    /// Looks at a file; one without the size and mtime of the snapshot's version is [`FileFault::Changed`].
+    pub(super) fn look(&self, file: &OpenFile) -> Result<Now, FileFault> {
         let now = Now::of(&file.file)?;
-        if !now.is_version(&file.current(stamp, now.0.device)) {
-            return Err(FileFault::Changed);
+        match now.0.looks_like(&self.stamps.get(file.inode).map_err(fault)?) {
+            true => Ok(now),
+            false => Err(FileFault::Changed),
         }
-        if now.0.ctime != stamp.ctime {
-            return self.compare(file, now, cancelled);
-        }
-        Ok(now)
     }
 
-    /// Settles whether a change of the ctime changed the content: compares the blocks that are bound.
-    fn compare(&self, file: &OpenFile, now: Now, cancelled: &AtomicBool) -> Result<Now, FileFault> {
+    /// True when the file is exactly the one that blocks are bound of.
+    pub(super) fn is_stamped(&self, file: &OpenFile, now: &Now) -> Result<bool, FileFault> {
+        Ok(self.stamps.get(file.inode).map_err(fault)?.is_same(&now.0))
+    }
+
+    pub(super) fn is_hot(&self, file: &OpenFile, now: &Now) -> bool {
+        now.is_hot(&file.file, self.hot)
+    }
+
+    /// Makes the file as it is now the version the snapshot means, unless a block of another one was bound already.
+    fn accept(&self, file: &OpenFile, now: &Now) -> Result<(), FileFault> {
         clock::wait_for_step(now.0.ctime);
-        let mut at = file.blocks.start;
-        while at < file.blocks.end {
-            let end = file.blocks.end.min(at + PASS_BYTES / BLOCK_BYTES);
-            let known = self.digests.get(at..end).map_err(fault)?;
-            if known.iter().any(Option::is_some) {
-                let first = BlockIndex(at - file.blocks.start);
-                let found = file.digests(first, &file.bytes(first, end - at)?);
-                if known.iter().zip(&found).any(|(known, found)| known.is_some_and(|known| known != *found)) {
-                    return Err(FileFault::Changed);
-                }
-            }
-            stop_if(cancelled)?;
-            at = end;
-        }
-        let after = Now::of(&file.file)?;
-        if after != now {
-            return Err(match after.is_version(&now.0) {
-                true => FileFault::Unreadable("its properties keep changing".into()),
-                false => FileFault::Changed,
-            });
-        }
-        self.stamps.set_ctime(file.inode, now.0.ctime).map_err(fault)?;
-        Ok(now)
-    }
-
-    /// Binds all blocks of a hot file to the digests of one moment: those it had in two passes, one after the other.
-    ///
-    /// What is served later is compared with them, so that no writer, however unseen, can mix two versions.
-    fn settle(&self, file: &OpenFile, before: &Now, cancelled: &AtomicBool) -> Result<(), FileFault> {
-        let mut settled = lock(&file.settled);
-        if *settled {
+        let _binding = lock(&self.binding);
+        // Whatever happened meanwhile, the caller looks again.
+        if Now::of(&file.file)? != *now || self.is_stamped(file, now)? {
             return Ok(());
         }
-        let count = file.blocks.end - file.blocks.start;
-        if count > DIGESTS_PER_CALL_MAX {
-            return Err(FileFault::Unreadable("it is open for writing, and larger than 4 GiB".into()));
-        }
-        let known = self.digests.get(file.blocks.clone()).map_err(fault)?;
-        if known.iter().any(Option::is_none) {
-            clock::wait_for_step(before.0.ctime);
-            let digests = file.pass(cancelled)?;
-            if file.pass(cancelled)? != digests || !Now::of(&file.file)?.is_version(&before.0) {
+        for window in windows(&file.blocks) {
+            if self.digests.get(window).map_err(fault)?.iter().any(Option::is_some) {
                 return Err(FileFault::Changed);
             }
-            self.bind(file, BlockIndex(0), &digests)?;
         }
-        *settled = true;
+        self.stamps.set(file.inode, &now.0).map_err(fault)
+    }
+
+    /// Binds all blocks of a small hot file to the digests of one moment: those it had in two passes, one after the
+    /// other.
+    fn settle(&self, file: &OpenFile, before: &Now) -> Result<(), FileFault> {
+        clock::wait_for_step(before.0.ctime);
+        let count = file.blocks.end - file.blocks.start;
+        let pass = || Ok(file.digests(BlockIndex(0), &file.bytes(BlockIndex(0), count)?));
+        let digests = pass()?;
+        if pass()? != digests {
+            return Err(FileFault::Changed);
+        }
+        if Now::of(&file.file)? == *before {
+            self.bind(file, BlockIndex(0), &digests, before)?;
+        }
         Ok(())
     }
 
-    fn bind(&self, file: &OpenFile, first: BlockIndex, digests: &[Digest]) -> Result<(), FileFault> {
+    /// Binds blocks that the file had as `read`; false when another version has been accepted since.
+    pub(super) fn bind(
+        &self,
+        file: &OpenFile,
+        first: BlockIndex,
+        digests: &[Digest],
+        read: &Now,
+    ) -> Result<bool, FileFault> {
+        let _binding = lock(&self.binding);
+        if !self.is_stamped(file, read)? {
+            return Ok(false);
+        }
         match self.digests.bind(file.blocks.start + first.0, digests).map_err(fault)? {
-            Bound::Agreed => Ok(()),
+            Bound::Agreed => Ok(true),
             Bound::Differs { .. } => Err(FileFault::Changed),
         }
+    }
+
+    /// A place for the digests of `count` blocks that are not bound yet; it is gone when it is dropped.
+    pub(super) fn candidates(&self, count: u64) -> Result<DigestFile, FileFault> {
+        DigestFile::unnamed(self.manifest.path(), count).map_err(fault)
     }
 
     /// Counts a request in, until the value is dropped: files are held open only as long as there is one.
@@ -271,18 +287,6 @@ impl Drop for Reading {
 }
 
 impl OpenFile {
-    /// The stamp with the device number it would have now; `found` is the file's.
-    fn current(&self, stamp: Stamp, found: u64) -> Stamp {
-        let (then, now) = self.device;
-        let device = match stamp.device == then {
-            true => now,
-            // Another volume of the same filesystem: after a boot nothing tells its new number.
-            false if then != now => found,
-            false => stamp.device,
-        };
-        Stamp { device, ..stamp }
-    }
-
     /// The content of `count` blocks from `first` on; a file that ends before is [`FileFault::Changed`].
     pub(super) fn bytes(&self, first: BlockIndex, count: u64) -> Result<Vec<u8>, FileFault> {
         let end = BlockIndex(first.0 + count - 1).bytes_in(self.size).end;
@@ -300,32 +304,19 @@ impl OpenFile {
         Ok(bytes)
     }
 
-    fn digests(&self, first: BlockIndex, bytes: &[u8]) -> Vec<Digest> {
+    pub(super) fn digests(&self, first: BlockIndex, bytes: &[u8]) -> Vec<Digest> {
         let blocks = bytes.chunks(BLOCK_BYTES as usize).zip(first.0..);
         blocks.map(|(block, index)| Digest::of_block(BlockIndex(index), self.size, block)).collect()
     }
-
-    /// The digests of all blocks.
-    fn pass(&self, cancelled: &AtomicBool) -> Result<Vec<Digest>, FileFault> {
-        let (count, step) = (block_count(self.size), PASS_BYTES / BLOCK_BYTES);
-        let mut digests = Vec::with_capacity(count as usize);
-        for first in (0..count).step_by(step as usize) {
-            stop_if(cancelled)?;
-            let first = BlockIndex(first);
-            digests.extend(self.digests(first, &self.bytes(first, step.min(count - first.0))?));
-        }
-        Ok(digests)
-    }
 }
 
-/// Ends a long read whose result nobody takes any more.
-fn stop_if(cancelled: &AtomicBool) -> Result<(), FileFault> {
-    match cancelled.load(Relaxed) {
-        true => Err(FileFault::Unreadable("the request was cancelled".into())),
-        false => Ok(()),
-    }
+/// A range of blocks in parts whose digests are known in one call each.
+pub(super) fn windows(blocks: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+    let end = blocks.end;
+    let starts = blocks.clone().step_by(DIGESTS_PER_CALL_MAX as usize);
+    starts.map(move |start| start..end.min(start + DIGESTS_PER_CALL_MAX))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

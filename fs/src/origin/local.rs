@@ -3,7 +3,7 @@
 //! Everything it needs lies in the directory of the snapshot (the manifest, the [stamps](super::stamps), the digests
 //! that blocks are bound to) and in the trees themselves, so it survives any restart. A file that is no longer the
 //! version its snapshot names is [`FileFault::Changed`](super::FileFault::Changed), never bytes: see
-//! [`version`](super::version) for how that is told, and [`files`](super::files) for how it is read.
+//! [`files`](super::files) for how it is read.
 //!
 //! A tree's owner may rename, replace and remove whatever they like at any moment; nothing outside the roots is ever
 //! opened for it ([confined](crate::confine)).
@@ -12,20 +12,21 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use super::files::Files;
+use super::moment::Moments;
 use super::pool::{Lost, ReadPool};
-use super::reader::{Reader, Want};
+use super::reader::{Reader, Step, Want};
+use super::rest::Rest;
 use super::stamps::Stamps;
 use super::version::HOT;
 use super::{
-    Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, FILES_PER_REQUEST_MAX, Frames, Origin,
-    OriginError, RANGE_BLOCKS_MAX, RANGES_PER_REQUEST_MAX,
+    Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, FILES_PER_REQUEST_MAX, Frames,
+    Origin, OriginError, RANGE_BLOCKS_MAX, RANGES_PER_REQUEST_MAX,
 };
 use crate::digest_file::DigestFile;
 use crate::manifest::walk::{MANIFEST_FILE, STAMPS_FILE};
@@ -41,6 +42,8 @@ const FRAMES_AHEAD: usize = 4;
 pub struct LocalOrigin {
     files: Arc<Files>,
     pool: ReadPool,
+    moments: Arc<Moments>,
+    rest: Arc<Rest>,
     availability: watch::Sender<Availability>,
 }
 
@@ -81,7 +84,10 @@ impl LocalOrigin {
         let digests = DigestFile::open(&directory.join(DIGESTS_FILE), manifest.blocks())
             .map_err(LocalOriginError::Digests)?;
         let (availability, _) = watch::channel(Availability::Reachable);
-        Ok(Self { files: Arc::new(Files::new(manifest, stamps, digests, hot)), pool, availability })
+        let files = Arc::new(Files::new(manifest, stamps, digests, hot));
+        let moments = Moments::new(files.clone(), pool.clone());
+        let rest = Rest::new(files.clone(), pool.clone());
+        Ok(Self { files, pool, moments, rest, availability })
     }
 
     /// The manifest it serves.
@@ -91,36 +97,50 @@ impl LocalOrigin {
 
     fn deliver(&self, wants: Vec<Want>, class: Class) -> Deliveries {
         let (sender, deliveries) = mpsc::channel(DELIVERIES_AHEAD);
-        let cancel = CancelAtEnd::default();
-        let mut reader = Reader::new(&self.files, wants, class, cancel.0.clone());
-        let pool = self.pool.clone();
+        let mut reader = Reader::new(&self.files, wants, class);
+        let (pool, moments, rest) = (self.pool.clone(), self.moments.clone(), self.rest.clone());
         tokio::spawn(async move {
-            let _cancel = cancel;
             loop {
                 let step = pool.run(class, move || {
-                    let deliveries = reader.step();
-                    (reader, deliveries)
+                    let step = reader.step();
+                    (reader, step)
                 });
                 let stepped = tokio::select! {
                     stepped = step => stepped,
                     () = sender.closed() => return,
                 };
-                let Ok((next, deliveries)) = stepped else {
+                let Ok((next, Step { mut deliveries, unsettled, incomplete })) = stepped else {
                     return lost(&sender).await;
                 };
-                if deliveries.is_empty() {
+                reader = next;
+                incomplete.into_iter().for_each(|file| rest.bind(file));
+                if let Some(file) = unsettled {
+                    send(&sender, std::mem::take(&mut deliveries)).await;
+                    let settled = tokio::select! {
+                        settled = moments.settle(file) => settled,
+                        () = sender.closed() => return,
+                    };
+                    deliveries.extend(reader.settled(settled));
+                } else if deliveries.is_empty() {
                     return;
                 }
-                for delivery in deliveries {
-                    if sender.send(Ok(delivery)).await.is_err() {
-                        return;
-                    }
+                if !send(&sender, deliveries).await {
+                    return;
                 }
-                reader = next;
             }
         });
         deliveries
     }
+}
+
+/// Sends deliveries in order; false when nobody takes them any more.
+async fn send(sender: &mpsc::Sender<Result<Delivery, OriginError>>, deliveries: Vec<Delivery>) -> bool {
+    for delivery in deliveries {
+        if sender.send(Ok(delivery)).await.is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 impl Origin for LocalOrigin {
@@ -179,16 +199,6 @@ impl Origin for LocalOrigin {
 
     fn availability(&self) -> watch::Receiver<Availability> {
         self.availability.subscribe()
-    }
-}
-
-/// Tells a step that still runs when its request has ended.
-#[derive(Default)]
-struct CancelAtEnd(Arc<AtomicBool>);
-
-impl Drop for CancelAtEnd {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
     }
 }
 

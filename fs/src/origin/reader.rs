@@ -1,11 +1,10 @@
 //! One request, read step by step.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
-use super::files::{Files, OpenFile, OpenRoot, Reading};
+use super::files::{Files, OpenFile, OpenRoot, Read, Reading, TRIES};
 use super::{BlockRange, Class, DELIVERIES_AHEAD, Delivery, FileFault, RUN_BLOCKS, Run};
 use crate::digest::{BLOCK_BYTES, BlockIndex, Digest, block_count};
 use crate::manifest::{Entry, EntryIndex, Kind};
@@ -19,6 +18,9 @@ const BACKGROUND_DELIVERIES: usize = 64;
 
 /// Bytes of a long range that the disk is asked for ahead of those that are read.
 const EXPECTED_BYTES: u64 = 4 * STEP_BYTES;
+
+/// From this size on a file is bound in the background even if it was asked for as a whole: that takes long.
+const LONG_BYTES: u64 = 64 << 20;
 
 /// Blocks of a file that somebody asked for.
 #[derive(Clone, Copy, Debug)]
@@ -46,8 +48,17 @@ pub(super) struct Reader {
     current: Option<Cursor>,
     /// Deliveries in a step at most.
     deliveries: usize,
-    cancelled: Arc<AtomicBool>,
     _reading: Reading,
+}
+
+/// What became of a step; nothing at all when the request is done.
+#[derive(Debug, Default)]
+pub(super) struct Step {
+    pub(super) deliveries: Vec<Delivery>,
+    /// The file that must be [settled](super::moment) before the next step.
+    pub(super) unsettled: Option<EntryIndex>,
+    /// Files of which some blocks are bound now, and others are not for some time.
+    pub(super) incomplete: Vec<EntryIndex>,
 }
 
 /// A file that is being read.
@@ -61,6 +72,10 @@ struct Cursor {
     end: u64,
     /// Up to where the disk has been asked for.
     expected: u64,
+    /// How often it had to be settled.
+    settled: u32,
+    /// It has been named as incomplete, or need not be.
+    is_bound: bool,
 }
 
 #[derive(Debug)]
@@ -74,25 +89,20 @@ enum Content {
 type Roots = Vec<(EntryIndex, Result<OpenRoot, FileFault>)>;
 
 impl Reader {
-    pub(super) fn new(
-        files: &Arc<Files>,
-        wants: Vec<Want>,
-        class: Class,
-        cancelled: Arc<AtomicBool>,
-    ) -> Self {
+    pub(super) fn new(files: &Arc<Files>, wants: Vec<Want>, class: Class) -> Self {
         let deliveries = match class {
             Class::Demand => DELIVERIES_AHEAD,
             Class::ReadAhead | Class::Bulk => BACKGROUND_DELIVERIES,
         };
         let (wants, current) = (wants.into_iter(), None);
-        Self { files: files.clone(), wants, current, deliveries, cancelled, _reading: files.begin() }
+        Self { files: files.clone(), wants, current, deliveries, _reading: files.begin() }
     }
 
-    /// The next deliveries, about 256 KiB or some files; none when the request is done. Blocks on the disk.
-    pub(super) fn step(&mut self) -> Vec<Delivery> {
-        let (mut out, mut bytes, mut roots) = (Vec::new(), 0, Roots::new());
+    /// The next deliveries, about 256 KiB or some files. Blocks on the disk.
+    pub(super) fn step(&mut self) -> Step {
+        let (mut out, mut bytes, mut roots) = (Step::default(), 0, Roots::new());
         // A turn adds two at most.
-        while out.len() + 2 <= self.deliveries && bytes < STEP_BYTES {
+        while out.deliveries.len() + 2 <= self.deliveries && bytes < STEP_BYTES && out.unsettled.is_none() {
             let cursor = match self.current.take() {
                 Some(cursor) => cursor,
                 None => {
@@ -100,7 +110,7 @@ impl Reader {
                     match self.begin(want, &mut roots) {
                         Ok(cursor) => cursor,
                         Err(fault) => {
-                            out.push(Delivery::Fault(want.file(), fault));
+                            out.deliveries.push(Delivery::Fault(want.file(), fault));
                             continue;
                         }
                     }
@@ -109,36 +119,53 @@ impl Reader {
             let file = cursor.file;
             match self.turn(cursor, &mut roots, &mut out) {
                 Ok(read) => bytes += read,
-                Err(fault) => {
-                    self.files.forget(file);
-                    out.push(Delivery::Fault(file, fault));
-                }
+                Err(fault) => out.deliveries.push(self.fault(file, fault)),
             }
         }
         out
     }
 
+    /// Goes on after the file has been settled, or could not be.
+    pub(super) fn settled(&mut self, settled: Result<(), FileFault>) -> Option<Delivery> {
+        let cursor = self.current.as_mut()?;
+        cursor.settled += 1;
+        let fault = match settled {
+            Ok(()) if cursor.settled < TRIES => return None,
+            Ok(()) => FileFault::Unreadable("it keeps changing while it is read".into()),
+            Err(fault) => fault,
+        };
+        let file = self.current.take()?.file;
+        Some(self.fault(file, fault))
+    }
+
+    fn fault(&self, file: EntryIndex, fault: FileFault) -> Delivery {
+        self.files.forget(file);
+        Delivery::Fault(file, fault)
+    }
+
     /// Delivers a run of the file, and its end where that was the last; returns the run's bytes.
-    fn turn(
-        &mut self,
-        mut cursor: Cursor,
-        roots: &mut Roots,
-        out: &mut Vec<Delivery>,
-    ) -> Result<u64, FileFault> {
+    fn turn(&mut self, mut cursor: Cursor, roots: &mut Roots, out: &mut Step) -> Result<u64, FileFault> {
         let mut read = 0;
         if cursor.next < cursor.end {
             let first = BlockIndex(cursor.next);
             let count = (cursor.end - cursor.next).min(RUN_BLOCKS as u64);
-            let (bytes, digests) = self.read(&mut cursor, roots, first, count)?;
+            let Read::Done { bytes, digests, bound } = self.read(&mut cursor, roots, first, count)? else {
+                out.unsettled = Some(cursor.file);
+                self.current = Some(cursor);
+                return Ok(0);
+            };
+            if bound && !std::mem::replace(&mut cursor.is_bound, true) {
+                out.incomplete.push(cursor.file);
+            }
             read = bytes.len() as u64;
             cursor.next += count;
-            out.push(Delivery::Run(Run { file: cursor.file, first, digests, bytes }));
+            out.deliveries.push(Delivery::Run(Run { file: cursor.file, first, digests, bytes }));
         } else if let Content::File(file) = &cursor.content {
-            self.files.check_empty(file, &self.cancelled)?;
+            self.files.look(file)?;
         }
         match cursor.next < cursor.end {
             true => self.current = Some(cursor),
-            false => out.push(Delivery::End(cursor.file)),
+            false => out.deliveries.push(Delivery::End(cursor.file)),
         }
         Ok(read)
     }
@@ -149,7 +176,7 @@ impl Reader {
         roots: &mut Roots,
         first: BlockIndex,
         count: u64,
-    ) -> Result<(Bytes, Vec<Digest>), FileFault> {
+    ) -> Result<Read, FileFault> {
         match &cursor.content {
             Content::File(file) => {
                 root(&self.files, roots, cursor.root)?;
@@ -159,7 +186,7 @@ impl Reader {
                     self.files.expect(file, first.offset(), wanted.min(2 * EXPECTED_BYTES));
                     cursor.expected = first.offset() + EXPECTED_BYTES;
                 }
-                self.files.read(file, first, count, &self.cancelled)
+                self.files.read(file, first, count)
             }
             Content::Text(text) => {
                 let end = BlockIndex(first.0 + count - 1).bytes_in(cursor.size).end;
@@ -168,7 +195,7 @@ impl Reader {
                 let digest =
                     |(block, index): (&[u8], _)| Digest::of_block(BlockIndex(index), cursor.size, block);
                 let digests = blocks.map(digest).collect();
-                Ok((bytes, digests))
+                Ok(Read::Done { bytes, digests, bound: false })
             }
         }
     }
@@ -179,7 +206,9 @@ impl Reader {
         let entry = entry.ok_or(FileFault::NoSuchBlock)?;
         let (next, end) = blocks(want, entry.size()).ok_or(FileFault::NoSuchBlock)?;
         let (root, content) = self.content(&entry, roots)?;
-        Ok(Cursor { file: index, root, content, size: entry.size(), next, end, expected: 0 })
+        let size = entry.size();
+        let is_bound = (next, end) == (0, block_count(size)) && size <= LONG_BYTES;
+        Ok(Cursor { file: index, root, content, size, next, end, expected: 0, settled: 0, is_bound })
     }
 
     fn content(&self, entry: &Entry<'_>, roots: &mut Roots) -> Result<(EntryIndex, Content), FileFault> {

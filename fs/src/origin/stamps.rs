@@ -22,12 +22,10 @@ use crate::manifest::{EntryIndex, Mtime, SnapshotId};
 
 const HEADER_BYTES: u64 = 128;
 const RECORD_BYTES: u64 = 64;
-/// Where a record has its ctime: nanoseconds, then seconds.
-const CTIME_AT: u64 = 36;
 const MAGIC: [u8; 8] = *b"twinstmp";
 const FORMAT: u32 = 1;
 
-/// One version of one file.
+/// One version of one file, and on which device it lay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) device: u64,
@@ -49,6 +47,17 @@ impl Stamp {
         }
     }
 
+    /// True when both look the same to whoever reads the file; what is read may differ.
+    pub(crate) fn looks_like(&self, other: &Self) -> bool {
+        (self.size, self.mtime) == (other.size, other.mtime)
+    }
+
+    /// True when nothing can have happened to the file between the two. The device says nothing: it is numbered anew at
+    /// each boot, for some filesystems at each mount.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.looks_like(other) && (self.inode, self.ctime) == (other.inode, other.ctime)
+    }
+
     fn encode(&self) -> [u8; RECORD_BYTES as usize] {
         let mut out = [0; RECORD_BYTES as usize];
         out[0..8].copy_from_slice(&self.device.to_le_bytes());
@@ -56,7 +65,8 @@ impl Stamp {
         out[16..24].copy_from_slice(&self.size.to_le_bytes());
         out[24..32].copy_from_slice(&self.mtime.sec.to_le_bytes());
         out[32..36].copy_from_slice(&self.mtime.nsec.to_le_bytes());
-        out[36..48].copy_from_slice(&encode_ctime(self.ctime));
+        out[36..40].copy_from_slice(&self.ctime.nsec.to_le_bytes());
+        out[40..48].copy_from_slice(&self.ctime.sec.to_le_bytes());
         out
     }
 
@@ -69,13 +79,6 @@ impl Stamp {
             ctime: Mtime { sec: u64_at(bytes, 40) as i64, nsec: u32_at(bytes, 36) },
         }
     }
-}
-
-fn encode_ctime(ctime: Mtime) -> [u8; 12] {
-    let mut out = [0; 12];
-    out[0..4].copy_from_slice(&ctime.nsec.to_le_bytes());
-    out[4..12].copy_from_slice(&ctime.sec.to_le_bytes());
-    out
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -174,9 +177,9 @@ impl Stamps {
         Ok(Stamp::decode(&bytes))
     }
 
-    /// Remembers that the entry's content was found unchanged under another ctime.
-    pub(crate) fn set_ctime(&self, entry: EntryIndex, ctime: Mtime) -> io::Result<()> {
-        self.file.write_all_at(&encode_ctime(ctime), self.offset(entry)? + CTIME_AT)
+    /// Puts another version in the place of the one that was meant.
+    pub(crate) fn set(&self, entry: EntryIndex, stamp: &Stamp) -> io::Result<()> {
+        self.file.write_all_at(&stamp.encode(), self.offset(entry)?)
     }
 
     fn offset(&self, entry: EntryIndex) -> io::Result<u64> {
@@ -211,7 +214,7 @@ mod tests {
         let stamps = Stamps::open(&path, 3, snapshot).unwrap();
         assert_eq!(stamps.get(EntryIndex(2)).unwrap(), stamp(2));
         let ctime = Mtime { sec: -1, nsec: 1 };
-        stamps.set_ctime(EntryIndex(1), ctime).unwrap();
+        stamps.set(EntryIndex(1), &Stamp { ctime, ..stamp(1) }).unwrap();
         assert_eq!(stamps.get(EntryIndex(1)).unwrap(), Stamp { ctime, ..stamp(1) });
         assert_eq!(stamps.get(EntryIndex(0)).unwrap(), stamp(0));
         assert!(stamps.get(EntryIndex(3)).is_err());

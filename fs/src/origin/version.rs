@@ -1,9 +1,9 @@
-//! Whether a file is still the version that its snapshot names.
+//! What can be told of a file's version from looking at it.
 //!
-//! A version is an inode, a size and an mtime. All other kinds of change leave a trace in one of them or in the ctime,
-//! with two exceptions, and a file that may be under one of them is **hot**: within a step of the kernel's clock two
-//! changes look like one (so it was changed less than [`HOT`] ago), and stores into a mapped page that is dirty
-//! already leave no trace at all (so somebody has it open for writing).
+//! A change of a file's content leaves a trace in its inode number, size, mtime or ctime, with two exceptions, and a
+//! file that may be under one of them is **hot**: within a step of the kernel's clock two changes look like one (so it
+//! was changed less than [`HOT`] ago), and stores into a mapped page that is dirty already leave no trace at all (so
+//! somebody has it open for writing).
 
 use std::fs::File;
 use std::io;
@@ -34,12 +34,6 @@ impl Now {
             true => Ok(Self(Stamp::of(&stat))),
             false => Err(FileFault::Changed),
         }
-    }
-
-    /// Compares with the version of the snapshot, the ctime apart.
-    pub(super) fn is_version(&self, stamp: &Stamp) -> bool {
-        let key = |stamp: &Stamp| (stamp.device, stamp.inode, stamp.size, stamp.mtime);
-        key(&self.0) == key(stamp)
     }
 
     /// True when the file could change, or could have changed, without a trace; `hot` is [`HOT`] but for tests.

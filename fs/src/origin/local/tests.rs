@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rustix::fs::{AtFlags, CWD, Mode, Timestamps};
 
@@ -14,6 +15,8 @@ use crate::manifest::{Kind, frame::Frames as Stream};
 use crate::ordinary_user;
 use crate::origin::{Delivery, FileFault, Run};
 
+mod changes;
+mod passes;
 mod races;
 
 /// A tree, and the directory of its snapshot.
@@ -47,6 +50,11 @@ impl Place {
 
     fn open(&self) -> LocalOrigin {
         LocalOrigin::open(self.snapshot.path(), ReadPool::default()).unwrap()
+    }
+
+    /// As if all changes were long ago.
+    fn open_quiet(&self) -> LocalOrigin {
+        LocalOrigin::open_with(self.snapshot.path(), ReadPool::default(), Duration::ZERO).unwrap()
     }
 
     fn serve(&self) -> LocalOrigin {
@@ -112,6 +120,40 @@ fn content(seed: u64, bytes: usize) -> Vec<u8> {
         Some(state)
     };
     std::iter::from_fn(word).flat_map(u64::to_le_bytes).take(bytes).collect()
+}
+
+/// Does something to the file `d/f` that its mtime does not tell.
+fn with_old_times(place: &Place, change: impl FnOnce(&Path)) {
+    let path = place.at("d/f");
+    let before = rustix::fs::stat(&path).unwrap();
+    change(&path);
+    let time = rustix::fs::Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as _ };
+    let times = Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(CWD, &path, &times, AtFlags::empty()).unwrap();
+}
+
+const CHANGED: Result<(), FileFault> = Err(FileFault::Changed);
+
+/// Changes one byte.
+fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+/// Reads single blocks of `d/f`, each in a range of its own; returns how each ended.
+async fn read_blocks(origin: &LocalOrigin, blocks: &[u64]) -> Vec<Result<(), FileFault>> {
+    let file = index(origin, "d/f");
+    let range = |first: &u64| BlockRange { file, first: BlockIndex(*first), count: 1 };
+    let got = take(origin, origin.read_ranges(blocks.iter().map(range).collect(), Class::Demand)).await;
+    got.into_iter().map(|(.., end)| end).collect()
+}
+
+/// True when all blocks are bound.
+fn is_bound(origin: &LocalOrigin) -> bool {
+    let digests = &origin.files.digests;
+    digests.get(0..digests.blocks()).unwrap().iter().all(Option::is_some)
 }
 
 #[tokio::test]
@@ -228,225 +270,6 @@ async fn of_a_git_configuration_only_what_is_shown_leaves() {
     place.write(".git/config", text);
     let origin = place.serve();
     assert_eq!(read_one(&origin, ".git/config").await, Ok(shown_config(text.as_bytes())));
-}
-
-/// A change to the file `d/f`, of 200,000 bytes, and what is served after it.
-struct Change {
-    what: &'static str,
-    change: fn(&Place),
-    /// The file is read before the change too.
-    served_before: bool,
-    expected: Result<(), FileFault>,
-}
-
-fn write_with_old_times(place: &Place, bytes: &[u8]) {
-    let path = place.at("d/f");
-    let before = rustix::fs::stat(&path).unwrap();
-    fs::write(&path, bytes).unwrap();
-    let time = rustix::fs::Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as _ };
-    let times = Timestamps { last_access: time, last_modification: time };
-    rustix::fs::utimensat(CWD, &path, &times, AtFlags::empty()).unwrap();
-}
-
-const CHANGED: Result<(), FileFault> = Err(FileFault::Changed);
-const CHANGES: &[Change] = &[
-    Change { what: "nothing", change: |_| {}, served_before: true, expected: Ok(()) },
-    Change {
-        what: "appended to",
-        change: |place| {
-            let file = File::options().append(true).open(place.at("d/f")).unwrap();
-            std::io::Write::write_all(&mut &file, b"x").unwrap();
-        },
-        served_before: true,
-        expected: CHANGED,
-    },
-    Change {
-        what: "truncated",
-        change: |place| File::options().write(true).open(place.at("d/f")).unwrap().set_len(199_999).unwrap(),
-        served_before: false,
-        expected: CHANGED,
-    },
-    Change {
-        what: "overwritten",
-        change: |place| fs::write(place.at("d/f"), content(8, 200_000)).unwrap(),
-        served_before: true,
-        expected: CHANGED,
-    },
-    Change {
-        what: "replaced by the same content",
-        change: |place| {
-            fs::copy(place.at("d/f"), place.at("new")).unwrap();
-            fs::rename(place.at("new"), place.at("d/f")).unwrap();
-        },
-        served_before: true,
-        expected: CHANGED,
-    },
-    Change {
-        what: "removed",
-        change: |place| fs::remove_file(place.at("d/f")).unwrap(),
-        served_before: true,
-        expected: CHANGED,
-    },
-    Change {
-        what: "renamed",
-        change: |place| fs::rename(place.at("d/f"), place.at("d/g")).unwrap(),
-        served_before: false,
-        expected: CHANGED,
-    },
-    Change {
-        what: "renamed and back",
-        change: |place| {
-            fs::rename(place.at("d"), place.at("e")).unwrap();
-            fs::rename(place.at("e/f"), place.at("f")).unwrap();
-            fs::create_dir(place.at("d")).unwrap();
-            fs::rename(place.at("f"), place.at("d/f")).unwrap();
-        },
-        served_before: true,
-        expected: Ok(()),
-    },
-    Change {
-        what: "its directory renamed",
-        change: |place| fs::rename(place.at("d"), place.at("e")).unwrap(),
-        served_before: true,
-        expected: CHANGED,
-    },
-    Change {
-        what: "its directory replaced by a link to itself",
-        change: |place| {
-            fs::rename(place.at("d"), place.at("e")).unwrap();
-            symlink("e", place.at("d")).unwrap();
-        },
-        served_before: true,
-        expected: CHANGED,
-    },
-    Change {
-        what: "replaced by a link",
-        change: |place| {
-            fs::rename(place.at("d/f"), place.at("f")).unwrap();
-            symlink("../f", place.at("d/f")).unwrap();
-        },
-        served_before: false,
-        expected: CHANGED,
-    },
-    Change {
-        what: "replaced by a FIFO",
-        change: |place| {
-            fs::remove_file(place.at("d/f")).unwrap();
-            rustix::fs::mknodat(CWD, place.at("d/f"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
-        },
-        served_before: true,
-        expected: CHANGED,
-    },
-    Change {
-        what: "replaced by a directory",
-        change: |place| {
-            fs::remove_file(place.at("d/f")).unwrap();
-            fs::create_dir(place.at("d/f")).unwrap();
-        },
-        served_before: true,
-        expected: CHANGED,
-    },
-    Change {
-        what: "given other permissions",
-        change: |place| fs::set_permissions(place.at("d/f"), fs::Permissions::from_mode(0o600)).unwrap(),
-        served_before: true,
-        expected: Ok(()),
-    },
-    Change {
-        what: "given another name",
-        change: |place| fs::hard_link(place.at("d/f"), place.at("d/g")).unwrap(),
-        served_before: false,
-        expected: Ok(()),
-    },
-    Change {
-        what: "written with the same bytes and its old times",
-        change: |place| write_with_old_times(place, &content(1, 200_000)),
-        served_before: true,
-        expected: Ok(()),
-    },
-    Change {
-        what: "written with other bytes and its old times",
-        change: |place| write_with_old_times(place, &content(2, 200_000)),
-        served_before: true,
-        expected: CHANGED,
-    },
-    Change {
-        what: "its root renamed",
-        change: |place| {
-            let moved = place.tree.path().with_extension("moved");
-            fs::rename(place.tree.path(), &moved).unwrap();
-            fs::rename(&moved, place.tree.path().with_extension("again")).unwrap();
-        },
-        served_before: true,
-        expected: CHANGED,
-    },
-    Change {
-        what: "moved to a new root",
-        change: |place| {
-            let moved = place.tree.path().with_extension("again");
-            fs::rename(place.tree.path(), &moved).unwrap();
-            fs::create_dir(place.tree.path()).unwrap();
-            fs::rename(moved.join("d"), place.at("d")).unwrap();
-        },
-        served_before: true,
-        expected: CHANGED,
-    },
-    Change {
-        what: "its root replaced",
-        change: |place| {
-            fs::rename(place.tree.path(), place.tree.path().with_extension("again")).unwrap();
-            place.write("d/f", content(1, 200_000));
-        },
-        served_before: true,
-        expected: CHANGED,
-    },
-];
-
-#[tokio::test]
-async fn a_changed_file_is_a_fault_and_never_bytes() {
-    for case in CHANGES {
-        // With everything hot, as it is right after a change, and as if the change were long ago.
-        for hot in [HOT, Duration::ZERO] {
-            let place = Place::new();
-            place.write("d/f", content(1, 200_000));
-            place.walk();
-            let open = || LocalOrigin::open_with(place.snapshot.path(), ReadPool::default(), hot).unwrap();
-            let origin = open();
-            if case.served_before {
-                assert_eq!(read_one(&origin, "d/f").await.unwrap(), content(1, 200_000));
-            }
-            (case.change)(&place);
-            let found = [read_one(&origin, "d/f").await, read_one(&origin, "d/f").await];
-            // A restart changes nothing.
-            let found = [&found[..], &[read_one(&open(), "d/f").await]].concat();
-            let expected = case.expected.clone().map(|()| content(1, 200_000));
-            assert!(
-                found.iter().all(|found| *found == expected),
-                "{}: {:?}",
-                case.what,
-                found[0].as_ref().err()
-            );
-            let _ = fs::remove_dir_all(place.tree.path().with_extension("again"));
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_part_is_bound_even_if_the_rest_was_never_read() {
-    let place = Place::new();
-    place.write("d/f", content(1, 200_000));
-    place.walk();
-    let origin = LocalOrigin::open_with(place.snapshot.path(), ReadPool::default(), Duration::ZERO).unwrap();
-    let part = |first| {
-        let range = BlockRange { file: index(&origin, "d/f"), first: BlockIndex(first), count: 1 };
-        origin.read_ranges(vec![range], Class::Demand)
-    };
-    assert_eq!(take(&origin, part(0)).await[0].2, Ok(()));
-    let mut other = content(1, 200_000);
-    other[5] ^= 1;
-    write_with_old_times(&place, &other);
-    // The block asked for is the same in both versions; that another one differs is enough.
-    assert_eq!(take(&origin, part(2)).await[0].2, CHANGED);
 }
 
 #[tokio::test]

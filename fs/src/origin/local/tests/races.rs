@@ -7,6 +7,7 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::manifest::Mtime;
+use crate::origin::files::Read;
 
 /// Bytes of the file that is written all the time.
 const BYTES: usize = 600_000;
@@ -232,7 +233,7 @@ async fn a_file_somebody_may_write_to_is_bound_before_its_first_block_is_served(
     map.fill(0);
     place.walk();
     // As if all this were long ago: what remains is that somebody could write.
-    let origin = LocalOrigin::open_with(place.snapshot.path(), ReadPool::default(), Duration::ZERO).unwrap();
+    let origin = place.open_quiet();
     let range = |first| BlockRange { file: index(&origin, "f"), first: BlockIndex(first), count: 1 };
     let first = take(&origin, origin.read_ranges(vec![range(0)], Class::Demand)).await;
     assert_eq!(first[0].2, Ok(()));
@@ -259,13 +260,12 @@ fn a_change_between_two_looks_at_a_quiet_file_is_seen() {
         let metadata = path.metadata().unwrap();
         crate::clock::wait_for_step(Mtime { sec: metadata.mtime(), nsec: metadata.mtime_nsec() as u32 });
         place.walk();
-        let origin =
-            LocalOrigin::open_with(place.snapshot.path(), ReadPool::default(), Duration::ZERO).unwrap();
+        let origin = place.open_quiet();
         let files = &origin.files;
         let entry = origin.manifest().entry(index(&origin, "f")).unwrap();
         let file = files.open(&files.root(EntryIndex(0)).unwrap(), b"f", &entry).unwrap();
         let changed = Cell::new(false);
-        let result = files.read_by(&file, BlockIndex(0), &AtomicBool::new(false), || {
+        let result = files.read_by(&file, BlockIndex(0), 2, || {
             let mut bytes = file.bytes(BlockIndex(0), 1)?;
             if !changed.replace(true) {
                 change(&path);
@@ -274,7 +274,11 @@ fn a_change_between_two_looks_at_a_quiet_file_is_seen() {
             }
             file.bytes(BlockIndex(0), 2)
         });
-        assert_eq!(result.map(|(bytes, _)| bytes.len()), expected, "{what}");
+        let bytes = result.map(|read| match read {
+            Read::Done { bytes, .. } => bytes.len(),
+            Read::Unsettled => panic!("a small file is settled at once"),
+        });
+        assert_eq!(bytes, expected, "{what}");
     };
     let write = |path: &Path, range: std::ops::Range<usize>| {
         let file = File::options().write(true).open(path).unwrap();
