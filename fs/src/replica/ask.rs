@@ -1,10 +1,13 @@
 //! Blocks of one inode that have been asked for together.
 
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use super::lock;
 use crate::origin::Class;
 
 /// How far behind the next delivery of a less urgent ask a wanted block may lie and still be waited for: 4 MiB, which
@@ -17,6 +20,8 @@ pub(super) struct Ask {
     class: Class,
     /// The block it will bring next.
     next: AtomicU64,
+    /// When it was made or sent, or when the origin last answered it. A leaf lock.
+    heard: Mutex<Instant>,
     given_up: AtomicBool,
     wake: Notify,
 }
@@ -25,12 +30,29 @@ impl Ask {
     /// An ask for `ranges`, which are in ascending order.
     pub(super) fn new(class: Class, ranges: &[Range<u64>]) -> Self {
         let next = ranges.first().map_or(0, |range| range.start);
-        Self { class, next: AtomicU64::new(next), given_up: AtomicBool::new(false), wake: Notify::new() }
+        Self {
+            class,
+            next: AtomicU64::new(next),
+            heard: Mutex::new(Instant::now()),
+            given_up: AtomicBool::new(false),
+            wake: Notify::new(),
+        }
     }
 
     /// Tells that blocks below `end` have come.
     pub(super) fn advanced(&self, end: u64) {
         self.next.fetch_max(end, Relaxed);
+        *lock(&self.heard) = Instant::now();
+    }
+
+    /// Tells that it has been sent: from now on the origin may be late.
+    pub(super) fn sent(&self) {
+        *lock(&self.heard) = Instant::now();
+    }
+
+    /// Since when nothing has been heard.
+    pub(super) fn heard(&self) -> Instant {
+        *lock(&self.heard)
     }
 
     /// The block it will bring next.

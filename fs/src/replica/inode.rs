@@ -199,8 +199,12 @@ impl Inode {
     }
 
     /// Registers a read that waits for `range`; `wake` is notified when there is news.
+    ///
+    /// A read that joins others has waited for as long as the origin has been silent towards them: the kernel lets one
+    /// read of a page in after the other, and each would wait anew.
     pub(super) fn wait_for(&self, blocks: &mut Blocks, range: Range<u64>, wake: Arc<Notify>) -> u64 {
         let sources: Vec<_> = range.clone().map(|block| self.source(blocks, block)).collect();
+        let progress = blocks.heard(range.clone()).unwrap_or_else(Instant::now);
         let id = blocks.next_waiter;
         blocks.next_waiter += 1;
         blocks.waiters.push(Waiter {
@@ -209,7 +213,7 @@ impl Inode {
             missing: sources.iter().filter(|source| source.is_none()).count(),
             sources,
             failure: None,
-            progress: Instant::now(),
+            progress,
             wake,
         });
         id
@@ -286,6 +290,16 @@ impl Blocks {
         for block in ranges.iter().cloned().flatten() {
             self.coming.insert(block, Coming::Asked(ask.clone()));
         }
+    }
+
+    /// Since when nothing has been heard of some block in `range` that others wait for. Asks nobody waited for do not
+    /// count: they may stand behind others at the origin, and are sent again if need be.
+    fn heard(&self, range: Range<u64>) -> Option<Instant> {
+        let asked = self.coming.range(range).filter_map(|(_, coming)| match coming {
+            Coming::Asked(ask) if !ask.is_unhurried() => Some(ask.heard()),
+            Coming::Asked(_) | Coming::Held(_) => None,
+        });
+        asked.min()
     }
 
     /// The asks nobody waited for when they were sent that hold blocks in `range`: each with its first block there, which

@@ -40,12 +40,18 @@ impl Patience {
     }
 
     /// Until when it waits, if `progress` is when it began or when a block last arrived for it. `None`: for ever.
-    pub(super) fn deadline(&self, progress: Instant) -> Option<Instant> {
-        match self.policy {
-            WhenGone::Wait(limit) => Some(progress + limit),
-            WhenGone::Fail => Some(progress + WAIT_DEFAULT),
-            WhenGone::WaitForever => None,
-        }
+    pub(super) fn deadline(&self, progress: Instant, availability: &Availability) -> Option<Instant> {
+        let limit = match self.policy {
+            WhenGone::Wait(limit) => limit,
+            WhenGone::Fail => WAIT_DEFAULT,
+            WhenGone::WaitForever => return None,
+        };
+        // An origin that is gone has not been heard since it went, however late the read began.
+        let heard = match availability {
+            Availability::Gone { since, .. } => progress.min(*since),
+            Availability::Reachable => progress,
+        };
+        Some(heard + limit)
     }
 
     /// True when a request that broke off is the end of it.
@@ -79,6 +85,24 @@ mod tests {
         assert!(!refuses(wait, gone(9)) && refuses(wait, gone(10)));
         assert!(refuses(WhenGone::Fail, gone(0)));
         assert!(!refuses(WhenGone::WaitForever, gone(99)));
+    }
+
+    #[test]
+    fn a_read_waits_from_the_last_sign_of_life() {
+        let now = Instant::now() + Duration::from_secs(100);
+        let ago = |seconds| now - Duration::from_secs(seconds);
+        let gone = |seconds| Availability::Gone { since: ago(seconds), why: "x".into() };
+        let deadline = |policy, progress, availability| {
+            let deadline = Patience::new(policy).deadline(progress, &availability);
+            deadline.map(|deadline| deadline.saturating_duration_since(now).as_secs())
+        };
+        let wait = WhenGone::Wait(Duration::from_secs(10));
+        assert_eq!(deadline(wait, ago(0), Availability::Reachable), Some(10));
+        assert_eq!(deadline(wait, ago(3), Availability::Reachable), Some(7));
+        assert_eq!(deadline(wait, ago(0), gone(4)), Some(6));
+        assert_eq!(deadline(wait, ago(5), gone(4)), Some(5));
+        assert_eq!(deadline(WhenGone::Fail, ago(1), Availability::Reachable), Some(9));
+        assert_eq!(deadline(WhenGone::WaitForever, ago(1), gone(4)), None);
     }
 
     #[test]

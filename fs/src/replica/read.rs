@@ -271,7 +271,7 @@ impl Waiting {
         availability: &mut watch::Receiver<Availability>,
         progress: Instant,
     ) -> Result<(), ReadError> {
-        let deadline = patience.deadline(progress);
+        let deadline = patience.deadline(progress, &availability.borrow());
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(late(availability));
         }
@@ -310,9 +310,9 @@ impl Waiting {
         let now = Instant::now();
         let mut end = now + patience.pause();
         let progress = self.inode.lock().progress(self.id).unwrap_or(now);
-        let deadline = patience.deadline(progress);
         loop {
             gone_by_now(patience, availability)?;
+            let deadline = patience.deadline(progress, &availability.borrow());
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(end) => return Ok(()),

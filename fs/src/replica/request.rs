@@ -39,6 +39,7 @@ enum End {
 pub(super) async fn run(engine: Arc<Engine>, batch: Batch) {
     let Batch { class, whole_files, orders, lease, slot: _slot } = batch;
     let mut deliveries = send(&engine, class, whole_files, &orders);
+    orders.iter().for_each(|order| order.ask.sent());
     let mut request = Request::new(engine, class, orders, lease);
     let end = request.receive(&mut deliveries).await;
     request.end(end);

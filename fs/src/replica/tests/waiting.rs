@@ -96,6 +96,32 @@ async fn wait_means_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn readers_that_come_one_after_the_other_wait_together() {
+    let bench = bench(WhenGone::Wait(10 * SECOND));
+    bench.origin.otherwise(Act::Stall(0));
+    check_gone(&bench, 0, 10 * SECOND).await;
+    for _ in 0..7 {
+        check_gone(&bench, 0, Duration::ZERO).await;
+    }
+    // Nobody has waited for this block yet.
+    check_gone(&bench, 100, 10 * SECOND).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_begins_after_the_origin_left_waits_for_the_rest_of_the_limit() {
+    let bench = bench(WhenGone::Wait(10 * SECOND));
+    bench.origin.goes("unplugged");
+    bench.origin.otherwise(Act::Stall(0));
+    tokio::time::sleep(4 * SECOND).await;
+    check_gone(&bench, 0, 6 * SECOND).await;
+    bench.origin.otherwise(Act::Gone);
+    bench.origin.returns();
+    bench.origin.goes("unplugged again");
+    tokio::time::sleep(4 * SECOND).await;
+    check_gone(&bench, 100, 6 * SECOND).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_stalls_is_asked_again() {
     let bench = bench(WhenGone::WaitForever);
     bench.origin.script([Act::Stall(0)]);
