@@ -18,13 +18,14 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, spawn_blocking};
 use twinshare_daemon::api::wire::{CreateWorkspace, MountRequest, Replica};
 use twinshare_daemon::home::HOME_VARIABLE;
 
 use crate::commands::mount::mount;
 use crate::error::{Error, Kind, Result};
+use crate::interrupts::{Interrupts, interrupted};
 use crate::node;
 use crate::output::line;
 use crate::text::{bytes, count, per_cent, shown, span};
@@ -50,13 +51,17 @@ const SAID_BYTES_MAX: u64 = 64 * 1024;
 pub(crate) fn run() -> Result {
     node::wait(async {
         let begun = Instant::now();
+        // Before anything is made that would be left behind.
+        let mut ends = Ends::listen()?;
         // On a disk: what is in memory cannot hold what a view keeps of its files.
         let base = tempfile::Builder::new().prefix("twinshare-demo-").tempdir_in(place())?;
         let mut nodes = Nodes::new(base.path())?;
         let mut making = Making::default();
         let shown = tokio::select! {
+            // First: what Ctrl-C ended on the same terminal has failed, too.
+            biased;
+            () = ends.next() => Err(interrupted()),
             shown = show(base.path(), &mut nodes, &mut making) => shown,
-            interrupt = interrupted() => interrupt,
         };
         making.stop().await;
         let cleaned = clean_up(nodes, base).await;
@@ -70,15 +75,24 @@ fn place() -> PathBuf {
     std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
 }
 
-async fn interrupted() -> Result<()> {
-    let mut terminated = signal(SignalKind::terminate())?;
-    let mut hung_up = signal(SignalKind::hangup())?;
-    tokio::select! {
-        interrupt = tokio::signal::ctrl_c() => interrupt?,
-        _ = terminated.recv() => {}
-        _ = hung_up.recv() => {}
+/// The signals that end the demonstration early.
+struct Ends([Signal; 3]);
+
+impl Ends {
+    fn listen() -> Result<Self> {
+        let [interrupt, terminate, hangup] =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+        Ok(Self([interrupt?, terminate?, hangup?]))
     }
-    Err(Error::new(Kind::Interrupted, "interrupted"))
+
+    async fn next(&mut self) {
+        let Self([interrupt, terminate, hangup]) = self;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
 }
 
 async fn clean_up(nodes: Nodes, base: TempDir) -> Result<()> {
@@ -154,7 +168,7 @@ async fn share(nodes: &Nodes, sample: &Sample) -> Result<()> {
 async fn mount_view(nodes: &Nodes) -> Result<(Replica, Instant)> {
     let began = Instant::now();
     let wanted = MountRequest { workspace: format!("anna/{WORKSPACE}"), ..MountRequest::default() };
-    let view = mount(&nodes.bob, &wanted).await?;
+    let view = mount(&nodes.bob, &wanted, &mut Interrupts::listen()?).await?;
     event("bob has mounted it: usable", &format!("after {}", span(began.elapsed())))?;
     Ok((view, began))
 }

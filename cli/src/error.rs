@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use twinshare_daemon::api::wire::Problem;
 use twinshare_daemon::client::ClientError;
 use twinshare_daemon::home::HomeError;
-use twinshare_daemon::node::{NodeError, StartError};
+use twinshare_daemon::node::{NodeError, StartError, StopError};
 use twinshare_daemon::replica::process::ProcessError;
 use twinshare_daemon::runtime::launch::LaunchError;
 
@@ -177,9 +177,18 @@ impl From<Problem> for Error {
     }
 }
 
+/// Where the node's directories are chosen.
+const CHOOSE_HOME: &str =
+    "the node's directories must be this user's own; `TWINSHARE_HOME=DIR` chooses others";
+
 impl From<HomeError> for Error {
     fn from(error: HomeError) -> Self {
-        Self::new(Kind::Failure, error.to_string())
+        let plain = Self::new(Kind::Failure, shown(&error.to_string()));
+        match error {
+            // They say themselves what to do.
+            HomeError::Unknown | HomeError::NotPrivate { .. } | HomeError::Running { .. } => plain,
+            HomeError::NotOurs { .. } | HomeError::Disk { .. } => plain.hint(CHOOSE_HOME),
+        }
     }
 }
 
@@ -188,16 +197,38 @@ impl From<StartError> for Error {
         match error {
             StartError::Home(error) => error.into(),
             StartError::Client(error) => error.into(),
-            StartError::Spawn(_) | StartError::Ended { .. } | StartError::Silent { .. } => {
-                Self::new(Kind::Failure, error.to_string())
-            }
+            StartError::Spawn(_) | StartError::Ended { .. } | StartError::Silent { .. } => Self::new(
+                Kind::Failure,
+                error.to_string(),
+            )
+            .hint("`twinshare doctor` checks this machine; `twinshare p2p start --foreground` shows the log"),
+        }
+    }
+}
+
+impl From<StopError> for Error {
+    fn from(error: StopError) -> Self {
+        match error {
+            StopError::Home(error) => error.into(),
+            StopError::Client(error) => error.into(),
+            StopError::StillThere { .. } => Self::new(Kind::Failure, error.to_string()),
         }
     }
 }
 
 impl From<NodeError> for Error {
     fn from(error: NodeError) -> Self {
-        Self::new(Kind::Failure, error.to_string())
+        let plain = Self::new(Kind::Failure, shown(&error.to_string()));
+        match error {
+            NodeError::Home(error) => error.into(),
+            NodeError::Config(_) => {
+                plain.hint("correct the file, or move it away: without it, defaults are used")
+            }
+            NodeError::Identity(_) | NodeError::Log(_) | NodeError::Registry(_) | NodeError::Shares(_) => {
+                plain.hint(CHOOSE_HOME)
+            }
+            NodeError::System { .. } => plain.hint("`twinshare doctor` checks this machine"),
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod commands;
 mod demo;
 mod error;
+mod interrupts;
 mod node;
 mod output;
 mod progress;

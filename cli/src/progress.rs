@@ -7,21 +7,25 @@ use twinshare_daemon::api::wire::{Operation, OperationState, Problem, Progress, 
 use twinshare_daemon::client::Client;
 
 use crate::error::{Error, Kind, Result, watched};
+use crate::interrupts::{Interrupts, interrupted};
 use crate::text;
 
 /// How often the line moves while nothing is reported.
 const TICK: Duration = Duration::from_millis(120);
 
-/// Follows an operation that makes a replica to its end. Ctrl-C cancels it.
-pub(crate) async fn follow(client: &Client, begun: Operation) -> Result<Replica> {
+/// Follows an operation that makes a replica to its end. Ctrl-C cancels it, and a second one leaves it to the node.
+pub(crate) async fn follow(
+    client: &Client,
+    begun: Operation,
+    interrupts: &mut Interrupts,
+) -> Result<Replica> {
     let bar = bar();
     let id = begun.id.clone();
     let followed = tokio::select! {
         ended = client.follow_operation(begun, |now| bar.set_message(line(&now.progress))) => ended,
-        interrupt = tokio::signal::ctrl_c() => {
-            interrupt?;
+        () = interrupts.next() => {
             bar.set_message("giving up");
-            client.cancel_operation(&id).await
+            interrupts.end(async { Ok(client.cancel_operation(&id).await) }).await?
         }
     };
     bar.finish_and_clear();
@@ -29,9 +33,7 @@ pub(crate) async fn follow(client: &Client, begun: Operation) -> Result<Replica>
     match (ended.state, ended.result, ended.problem) {
         (OperationState::Succeeded, Some(replica), _) => Ok(replica),
         (_, _, Some(problem)) => Err(Problem::into(problem)),
-        (OperationState::Cancelled | OperationState::Running, ..) => {
-            Err(Error::new(Kind::Interrupted, "interrupted"))
-        }
+        (OperationState::Cancelled | OperationState::Running, ..) => Err(interrupted()),
         (OperationState::Succeeded | OperationState::Failed, ..) => {
             Err(Error::new(Kind::Failure, "the node does not say what came of it"))
         }

@@ -1,4 +1,7 @@
 //! Finds what a name or a directory means among what is here.
+//!
+//! What begins with `/` or `.` is a directory. Anything else is a name, `NAME` or `PEER/NAME`, as the node compares
+//! them; only if nothing here is called so, and it has a slash, it is tried as a directory below the current one.
 
 use std::path::Path;
 
@@ -21,14 +24,37 @@ pub(crate) enum Found {
 /// The one workspace, mount or clone that `text` names (`NAME`, `PEER/NAME` or a directory) among those that are
 /// `wanted`; if only others have the name, one of those.
 pub(crate) async fn find(client: &Client, text: &str, wanted: impl Fn(&Found) -> bool) -> Result<Found> {
-    let directory = absolute(Path::new(text)).ok();
+    let all = all(client).await?;
+    if names_directory(text) {
+        let directory = absolute(Path::new(text))?;
+        return one(text, all.into_iter().filter(|found| found.directory() == directory).collect());
+    }
+    let (called, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|found| found.is_called(text));
+    if called.is_empty() {
+        let directory = directory_after_all(text);
+        let there = others.into_iter().filter(|found| Some(found.directory()) == directory.as_deref());
+        return one(text, there.collect());
+    }
+    let (meant, others): (Vec<_>, Vec<_>) = called.into_iter().partition(wanted);
+    one(text, if meant.is_empty() { others } else { meant })
+}
+
+/// True for what can only be a directory.
+pub(crate) fn names_directory(text: &str) -> bool {
+    text.starts_with(['/', '.'])
+}
+
+/// The directory that `text`, which is the name of nothing here, is if it has a slash. Without one it stays a name, of
+/// something at a peer perhaps: a directory in the current one may be called so by chance.
+pub(crate) fn directory_after_all(text: &str) -> Option<String> {
+    absolute(Path::new(text)).ok().filter(|directory| text.contains('/') && Path::new(directory).is_dir())
+}
+
+async fn all(client: &Client) -> Result<Vec<Found>> {
     let own = client.workspaces().await?.into_iter().map(Found::Workspace);
     let mut replicas = client.mounts().await?;
     replicas.extend(client.clones().await?);
-    let all = own.chain(replicas.into_iter().map(|replica| Found::Replica(Box::new(replica))));
-    let called = all.filter(|found| found.is_called(text) || directory.as_deref() == Some(found.directory()));
-    let (meant, others): (Vec<_>, Vec<_>) = called.partition(wanted);
-    one(text, if meant.is_empty() { others } else { meant })
+    Ok(own.chain(replicas.into_iter().map(|replica| Found::Replica(Box::new(replica)))).collect())
 }
 
 impl Found {
@@ -49,9 +75,7 @@ impl Found {
             (Self::Workspace(workspace), _) => workspace.name == text,
             (Self::Replica(replica), None) => replica.workspace == text,
             (Self::Replica(replica), Some((peer, name))) => {
-                let peers =
-                    [Some(&replica.peer.id), Some(&replica.peer.short_id), replica.peer.name.as_ref()];
-                replica.workspace == name && peers.into_iter().flatten().any(|known| known == peer)
+                replica.workspace == name && replica.peer.is_called(peer)
             }
         }
     }

@@ -36,6 +36,7 @@ use crate::share::Shares;
 
 pub use address::AddressError;
 pub use detached::{READY_WITHIN, StartError, StopError, start_detached, stop_detached};
+pub use doctor::examine_without_node;
 pub use lifecycle::{NodeError, RunningNode, STOP_WITHIN, run};
 pub(crate) use local::LocalWorkspace;
 pub use peers::Peers;

@@ -237,14 +237,17 @@ pub fn plan(request: &Request, facts: &HostFacts, host: &dyn HostTree) -> Result
     }
 }
 
-/// Plans a run on this host and looks for what it `requires` from outside its roots: paths, each with what needs it.
+/// Plans a run on this host and looks for what it `requires` from outside its roots: paths, each with what needs it;
+/// absent if that is not known.
 ///
 /// Blocks on the disk and for the interpreters among them up to two seconds each.
-pub fn prepare(request: &Request, requires: &[(String, String)]) -> Result<Plan, PlanError> {
+pub fn prepare(request: &Request, requires: Option<&[(String, String)]>) -> Result<Plan, PlanError> {
     let facts = HostFacts::of_this_host(request.caller.uid);
     let mut plan = plan(request, &facts, &ThisHost)?;
-    let seen = process::see(request, &facts, &ThisHost)?;
-    plan.needs = Some(needs::examine(&seen.layout, requires));
+    if let Some(requires) = requires {
+        let seen = process::see(request, &facts, &ThisHost)?;
+        plan.needs = Some(needs::examine(&seen.layout, requires));
+    }
     Ok(plan)
 }
 

@@ -8,6 +8,7 @@ use twinshare_daemon::api::wire::{MountRequest, Replica};
 use twinshare_daemon::client::Client;
 
 use crate::error::Result;
+use crate::interrupts::Interrupts;
 use crate::node;
 use crate::output::{Format, line};
 use crate::progress;
@@ -48,14 +49,18 @@ impl Mount {
         let directory = self.directory.as_deref().map(node::absolute).transpose()?;
         let request =
             MountRequest { workspace: self.workspace, directory, when_gone: self.when_gone.when_gone };
-        let view = node::wait(async { mount(&node::client()?, &request).await })?;
+        let view = node::wait(async { mount(&node::client()?, &request, &mut Interrupts::listen()?).await })?;
         self.format.print(&view, |view| line(shown(&view.directory)))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
 /// Mounts a view and waits until it can be used.
-pub(crate) async fn mount(client: &Client, request: &MountRequest) -> Result<Replica> {
-    let begun = client.mount(request).await?;
-    progress::follow(client, begun).await
+pub(crate) async fn mount(
+    client: &Client,
+    request: &MountRequest,
+    interrupts: &mut Interrupts,
+) -> Result<Replica> {
+    let begun = interrupts.end(async { Ok(client.mount(request).await?) }).await?;
+    progress::follow(client, begun, interrupts).await
 }

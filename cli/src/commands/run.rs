@@ -11,8 +11,10 @@ use twinshare_daemon::runtime::launch::launch;
 
 use super::mount::mount;
 use crate::error::Result;
+use crate::interrupts::Interrupts;
 use crate::node;
 use crate::output::note;
+use crate::replicas::{directory_after_all, names_directory};
 use crate::text::{count, shown};
 
 /// Things a workspace needs and does not find here that are named one by one.
@@ -52,8 +54,9 @@ impl Run {
 /// Plans and launches on this thread.
 pub(super) fn run(request: RunRequest) -> Result {
     node::wait(async {
-        let plan = plan(&node::client()?, request).await?;
-        tell_needs(&plan)?;
+        let mut interrupts = Interrupts::listen()?;
+        let plan = plan(&node::client()?, request, &mut interrupts).await?;
+        interrupts.end(async { tell_needs(&plan) }).await?;
         // If nobody reads standard error, the command runs all the same.
         let announce = |level: &_| drop(note(format!("isolation: {level}")));
         let code = launch(&plan, std::env::current_exe()?, announce).await?;
@@ -62,20 +65,23 @@ pub(super) fn run(request: RunRequest) -> Result {
 }
 
 /// Asks the node for a plan, and for a mount first if it has none.
-async fn plan(client: &Client, mut request: RunRequest) -> Result<Plan> {
-    // A path is a directory; a name that is also one in the current directory stays a name.
-    if request.workspace.starts_with(['/', '.']) {
+async fn plan(client: &Client, mut request: RunRequest, interrupts: &mut Interrupts) -> Result<Plan> {
+    if names_directory(&request.workspace) {
         request.workspace = node::absolute(Path::new(&request.workspace))?;
     }
-    let planned = client.plan_run(&request).await;
+    let planned = interrupts.end(async { Ok(client.plan_run(&request).await) }).await?;
     if !planned.as_ref().is_err_and(is_not_here) {
         return Ok(planned?);
     }
-    let wanted = MountRequest { workspace: request.workspace.clone(), ..MountRequest::default() };
-    let view = mount(client, &wanted).await?;
-    note(format!("mounted at {}", shown(&view.directory)))?;
-    request.workspace = view.directory;
-    Ok(client.plan_run(&request).await?)
+    if let Some(directory) = directory_after_all(&request.workspace) {
+        request.workspace = directory;
+    } else {
+        let wanted = MountRequest { workspace: request.workspace.clone(), ..MountRequest::default() };
+        let view = mount(client, &wanted, interrupts).await?;
+        note(format!("mounted at {}", shown(&view.directory)))?;
+        request.workspace = view.directory;
+    }
+    interrupts.end(async { Ok(client.plan_run(&request).await?) }).await
 }
 
 /// True if the node has nothing of the name; a peer may.

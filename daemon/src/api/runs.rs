@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -13,7 +14,10 @@ use super::wire::{Problem, RunRequest};
 use crate::home::Home;
 use crate::node::{LocalWorkspace, User};
 use crate::runtime::{self, Plan, Request, RootBinding};
-use crate::workspace::{Environment, FileError, Root, Roots, WorkspaceFile, requirements};
+use crate::workspace::{Environment, FileError, Requirement, Root, Roots, WorkspaceFile, requirements};
+
+/// How long a run waits for what its workspace needs from this machine: some small files of virtual environments.
+const REQUIREMENTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Plans a run. Nothing is started and nothing is kept.
 #[utoipa::path(post, path = "/runs", tag = "runs", request_body = RunRequest,
@@ -34,11 +38,24 @@ pub(super) async fn plan(
     let local = node.local(&asked.workspace).await?;
     let home = node.home().clone();
     // Reads through the mount, which waits for the peer as long as the mount's own rule says.
-    let planned = tokio::task::spawn_blocking(move || prepare(&asked, &local, &home));
-    Ok(Json(planned.await.map_err(ApiError::internal)??))
+    let roots = Roots::new(local.roots.iter().cloned());
+    let planning = tokio::task::spawn_blocking(move || request(&asked, &local, &home));
+    // Meanwhile: both wait for the same peer. The plan is good without it, so a slow peer does not hold it up.
+    let looking = tokio::task::spawn_blocking(move || requirements(&roots));
+    let request = planning.await.map_err(ApiError::internal)??;
+    let required = match tokio::time::timeout(REQUIREMENTS_WITHIN, looking).await {
+        Ok(found) => Some(paths(found.map_err(ApiError::internal)?)),
+        Err(_elapsed) => None,
+    };
+    let preparing = tokio::task::spawn_blocking(move || runtime::prepare(&request, required.as_deref()));
+    Ok(Json(preparing.await.map_err(ApiError::internal)??))
 }
 
-fn prepare(asked: &RunRequest, local: &LocalWorkspace, home: &Home) -> Result<Plan, ApiError> {
+fn paths(required: Vec<Requirement>) -> Vec<(String, String)> {
+    required.into_iter().map(|needed| (needed.path.to_string_lossy().into_owned(), needed.why)).collect()
+}
+
+fn request(asked: &RunRequest, local: &LocalWorkspace, home: &Home) -> Result<Request, ApiError> {
     let environment = environment(local)?;
     let user = User::of_this_process();
     let (command, variables) = match environment {
@@ -56,7 +73,7 @@ fn prepare(asked: &RunRequest, local: &LocalWorkspace, home: &Home) -> Result<Pl
         let writable = place == 0 && local.writable;
         roots.push(RootBinding { host: text(&root.here)?, origin: text(&root.origin)?, writable });
     }
-    let request = Request {
+    Ok(Request {
         roots,
         also_at: local.also_at.as_deref().map(text).transpose()?,
         command,
@@ -66,11 +83,7 @@ fn prepare(asked: &RunRequest, local: &LocalWorkspace, home: &Home) -> Result<Pl
         show_home: asked.home,
         caller: user.caller,
         hidden: home.own_directories().into_iter().map(text).collect::<Result<_, _>>()?,
-    };
-    let requires = requirements(&Roots::new(local.roots.iter().cloned()));
-    let requires: Vec<_> =
-        requires.into_iter().map(|needed| (needed.path.to_string_lossy().into_owned(), needed.why)).collect();
-    Ok(runtime::prepare(&request, &requires)?)
+    })
 }
 
 /// The first environment that the workspace's file describes. A workspace without a file has none.

@@ -15,6 +15,7 @@ use rustix::process::{Resource, getrlimit};
 use super::{Node, privilege};
 use crate::api::wire::{Check, CheckState, Mode};
 use crate::discovery::{InterfaceState, InterfaceStatus};
+use crate::home::Home;
 use crate::runtime::bubblewrap;
 use crate::runtime::launch::LaunchError;
 
@@ -33,13 +34,17 @@ type Looking = Box<dyn FnOnce() -> Check + Send>;
 impl Node {
     /// Looks at everything that has to do with this node.
     pub(crate) async fn examine(&self) -> Vec<Check> {
-        let home = self.home();
-        let mut found = surroundings(vec![home.cache().to_owned(), home.files().to_owned()]).await;
+        let mut found = examine_without_node(self.home()).await;
         found.push(port(self.config().listen.port, self.listening.port()));
         let enabled = self.config().discovery.enabled;
         found.push(discovery(enabled, &self.peers().seen().interfaces));
         found
     }
+}
+
+/// Looks at everything that can be seen without a node on `home`. Changes nothing.
+pub async fn examine_without_node(home: &Home) -> Vec<Check> {
+    surroundings(vec![home.cache().to_owned(), home.files().to_owned()]).await
 }
 
 /// Everything that can be seen without the node's own parts. `stores` are the directories that take fetched data.

@@ -89,17 +89,11 @@ impl Place {
             (Self::Own(record), None) => record.name == target.workspace,
             (Self::Own(_), Some(_)) => false,
             (Self::Replica(replica), peer) => {
-                let peer_is = |text: &String| is_called(replica, text);
+                let peer_is = |text: &String| replica.peer.is_called(text);
                 replica.workspace == target.workspace.as_str() && peer.as_ref().is_none_or(peer_is)
             }
         }
     }
-}
-
-fn is_called(replica: &Replica, text: &str) -> bool {
-    let peer = &replica.peer;
-    let ids = [&peer.id, &peer.short_id];
-    ids.iter().any(|id| id.eq_ignore_ascii_case(text)) || peer.name.as_deref() == Some(text)
 }
 
 /// The place that is meant, and the path below its top.

@@ -91,7 +91,9 @@ mod tests {
     fn the_systems_python_says_its_version() {
         let require = |path: &str| (path.to_owned(), String::new());
         let request = request(&[("/usr/share", "/w")]);
-        let needs = prepare(&request, &[require("/usr/bin/python3"), require("/usr/bin/env")]).unwrap().needs;
+        let needs =
+            prepare(&request, Some(&[require("/usr/bin/python3"), require("/usr/bin/env")])).unwrap().needs;
+        assert_eq!(prepare(&request, None).unwrap().needs, None);
         let needs = needs.unwrap();
         assert!(needs[0].version.as_ref().is_some_and(|version| version.starts_with("3.")), "{needs:?}");
         assert_eq!((needs[1].present, &needs[1].version), (true, &None));

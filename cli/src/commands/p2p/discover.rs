@@ -19,8 +19,8 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Show the nodes on this network.
 ///
-/// Lists those that are there and those that are remembered. If nobody is there yet, it waits a moment: a node that
-/// has just started asks at once, and the others answer.
+/// Asks the network who is there, and lists those that answer and those that are remembered. If nobody answers, it
+/// waits a moment for the first one.
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
   twinshare p2p discover
@@ -45,18 +45,16 @@ impl Discover {
     }
 }
 
-/// All peers, once one of them is there or the time is over.
+/// All peers after asking the network, once one of them is there or the time is over.
 async fn found(client: &Client, wait: Duration) -> Result<Vec<Peer>> {
     let bar = bar();
     bar.set_message("listening");
     let deadline = Instant::now() + wait;
-    let peers = loop {
-        let peers = client.peers().await?;
-        if peers.iter().any(|peer| peer.online) || Instant::now() >= deadline {
-            break peers;
-        }
+    let mut peers = client.discover().await?;
+    while !peers.iter().any(|peer| peer.online) && Instant::now() < deadline {
         sleep(POLL).await;
-    };
+        peers = client.peers().await?;
+    }
     bar.finish_and_clear();
     Ok(peers)
 }

@@ -1,22 +1,15 @@
 //! `twinshare p2p stop`
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
-use tokio::time::{sleep, timeout};
-use twinshare_daemon::client::{Client, ClientError};
+use twinshare_daemon::client::ClientError;
 use twinshare_daemon::home::Home;
+use twinshare_daemon::node::{StopError, stop_detached};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::node;
 use crate::output::line;
-
-/// How long a node may take to end: it tells its peers, and waits for nobody.
-const STOPPED_WITHIN: Duration = Duration::from_secs(30);
-
-/// Between two looks.
-const POLL: Duration = Duration::from_millis(20);
 
 /// Stop this machine's node.
 ///
@@ -35,24 +28,9 @@ impl Stop {
 }
 
 async fn stop() -> Result<()> {
-    let home = Home::from_environment()?;
-    match Client::new(home.api_socket()).stop_node().await {
-        Ok(()) => {}
-        Err(ClientError::NotRunning { .. }) => return line("the node is not running"),
-        Err(error) => return Err(error.into()),
-    }
-    let ended = async {
-        while home.running()?.is_some() {
-            sleep(POLL).await;
-        }
-        Ok(())
-    };
-    match timeout(STOPPED_WITHIN, ended).await {
-        Ok(ended) => ended.and_then(|()| line("node stopped")),
-        Err(_) => {
-            let seconds = STOPPED_WITHIN.as_secs();
-            Err(Error::new(Kind::Failure, format!("the node did not end within {seconds} seconds"))
-                .hint(format!("its log may say why: {}", home.log().display())))
-        }
+    match stop_detached(&Home::from_environment()?).await {
+        Ok(()) => line("node stopped"),
+        Err(StopError::Client(ClientError::NotRunning { .. })) => line("the node is not running"),
+        Err(error) => Err(error.into()),
     }
 }

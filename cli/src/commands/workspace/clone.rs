@@ -8,6 +8,7 @@ use twinshare_daemon::api::wire::CloneRequest;
 
 use crate::commands::mount::WhenGone;
 use crate::error::Result;
+use crate::interrupts::Interrupts;
 use crate::node;
 use crate::output::{Format, line};
 use crate::progress;
@@ -46,8 +47,9 @@ impl Clone {
         };
         let clone = node::wait(async {
             let client = node::client()?;
-            let begun = client.clone_workspace(&request).await?;
-            progress::follow(&client, begun).await
+            let mut interrupts = Interrupts::listen()?;
+            let begun = interrupts.end(async { Ok(client.clone_workspace(&request).await?) }).await?;
+            progress::follow(&client, begun, &mut interrupts).await
         })?;
         self.format.print(&clone, |clone| {
             line(format!("{} is in {}", shown(&full_name(clone)), shown(&clone.directory)))

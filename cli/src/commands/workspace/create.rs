@@ -69,10 +69,10 @@ fn people(created: &CreatedWorkspace) -> Result<()> {
 pub(super) fn belongings(details: &WorkspaceDetails) -> Result<()> {
     for companion in &details.companions {
         let reason = companion.reason.as_ref().map(|reason| format!(" ({})", shown(reason)));
-        line(format!("comes along    {}{}", shown(&companion.path), reason.unwrap_or_default()))?;
+        line(format!("companion      {}{}", shown(&companion.path), reason.unwrap_or_default()))?;
     }
     for requirement in &details.requirements {
-        line(format!("must be there  {} ({})", shown(&requirement.path), shown(&requirement.reason)))?;
+        line(format!("needs          {} ({})", shown(&requirement.path), shown(&requirement.reason)))?;
     }
     Ok(())
 }

@@ -15,6 +15,9 @@ use crate::text::{bytes, per_cent, shown};
 /// List workspaces.
 ///
 /// Those registered here, and the mounts and clones of others'; with `--remote`, those that others offer now.
+///
+/// As JSON: an object with `workspaces`, `mounts` and `clones`, each the list that the REST interface has under that
+/// name; with `--remote`, the document of `/remote-workspaces`.
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
   twinshare workspace list
@@ -86,20 +89,18 @@ fn people_here(here: &Here) -> Result<()> {
 }
 
 fn people_remote(remote: &RemoteWorkspaces) -> Result<()> {
-    let mut table = Table::new(["NAME", "PEER", "SIZE", "ADMITTED", "DESCRIPTION"]);
+    let mut table = Table::new(["NAME", "PEER", "SIZE", "DESCRIPTION"]);
     for workspace in &remote.items {
         let peer = workspace.peer.name.as_deref().unwrap_or(&workspace.peer.short_id);
         let size = workspace.bytes.map(bytes).unwrap_or_default();
-        let admitted = if workspace.admitted { "yes" } else { "no" };
-        table.row([
-            &workspace.name,
-            peer,
-            &size,
-            admitted,
-            workspace.description.as_deref().unwrap_or_default(),
-        ]);
+        table.row([&workspace.name, peer, &size, workspace.description.as_deref().unwrap_or_default()]);
     }
     table.print("nobody offers a workspace")?;
+    if remote.items.is_empty() {
+        note(
+            "hint: `twinshare p2p discover` shows who is there; their owners share with `workspace share NAME --open`",
+        )?;
+    }
     for failure in &remote.failures {
         let peer = failure.peer.name.as_deref().unwrap_or(&failure.peer.short_id);
         note(format!("{} could not be asked: {}", shown(peer), shown(&failure.detail)))?;

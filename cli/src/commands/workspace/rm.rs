@@ -4,18 +4,19 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Args;
-use twinshare_daemon::api::wire::ReplicaKind;
+use twinshare_daemon::api::wire::{Replica, ReplicaKind};
 
 use crate::error::{Error, Kind, Result};
 use crate::node;
-use crate::output::line;
+use crate::output::{line, note};
 use crate::replicas::{Found, find};
-use crate::text::shown;
+use crate::text::{bytes, shown};
 
 /// Forget a workspace or a clone.
 ///
-/// A workspace of this machine: its share ends, its directory and files stay as they are. A clone: it is unmounted
-/// and forgotten, its directory stays with what was fetched. A mount is removed with `twinshare unmount`.
+/// A workspace of this machine: its share ends, its directory and files stay as they are. A clone: it is unmounted,
+/// what was fetched of it is deleted, and its directory with it unless that was there before. A mount is removed with
+/// `twinshare unmount`.
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
   twinshare workspace rm demo
@@ -31,23 +32,32 @@ pub(crate) struct Rm {
 
 impl Rm {
     pub(crate) fn run(self) -> Result {
-        node::wait(async {
+        let removed = node::wait(async {
             let client = node::client()?;
             match find(&client, &self.name, |found| !found.is_mount()).await? {
                 Found::Workspace(workspace) => {
                     let name = shown(&workspace.name);
-                    self.confirm(&format!("forget workspace {name} and end its share? its files stay."))?;
+                    if !self
+                        .confirmed(&format!("forget workspace {name} and end its share? its files stay."))?
+                    {
+                        return Ok(false);
+                    }
                     client.remove_workspace(&workspace.name).await?;
                     line(format!(
                         "workspace {name} is forgotten; its files are in {}",
                         shown(&workspace.directory)
-                    ))
+                    ))?;
+                    Ok(true)
                 }
                 Found::Replica(replica) if replica.kind == ReplicaKind::Clone => {
                     let directory = shown(&replica.directory);
-                    self.confirm(&format!("unmount and forget the clone in {directory}?"))?;
+                    let fetched = fetched(&replica);
+                    if !self.confirmed(&format!("unmount the clone in {directory} and delete {fetched}?"))? {
+                        return Ok(false);
+                    }
                     client.remove_clone(&replica.id).await?;
-                    line(format!("the clone in {directory} is forgotten"))
+                    line(format!("the clone in {directory} is removed, with {fetched}"))?;
+                    Ok(true)
                 }
                 Found::Replica(replica) => {
                     let message = format!("{} is a mount", shown(&self.name));
@@ -56,12 +66,17 @@ impl Rm {
                 }
             }
         })?;
-        Ok(ExitCode::SUCCESS)
+        if removed {
+            return Ok(ExitCode::SUCCESS);
+        }
+        note("nothing was removed")?;
+        Ok(ExitCode::FAILURE)
     }
 
-    fn confirm(&self, question: &str) -> Result<()> {
+    /// The user's answer; an error if there is nobody to ask.
+    fn confirmed(&self, question: &str) -> Result<bool> {
         if self.yes {
-            return Ok(());
+            return Ok(true);
         }
         if !io::stdin().is_terminal() {
             let message = "there is nobody to ask whether it should be removed";
@@ -70,9 +85,14 @@ impl Rm {
         write!(io::stderr(), "{question} [y/N] ")?;
         let mut answer = String::new();
         io::stdin().read_line(&mut answer)?;
-        match answer.trim().to_lowercase().as_str() {
-            "y" | "yes" => Ok(()),
-            _ => Err(Error::new(Kind::Interrupted, "nothing was removed")),
-        }
+        Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    }
+}
+
+/// What a clone holds of its origin, as the user is asked and told about it.
+fn fetched(clone: &Replica) -> String {
+    match &clone.progress {
+        Some(progress) => format!("what was fetched of it ({})", bytes(progress.bytes_resident)),
+        None => "what was fetched of it".to_owned(),
     }
 }

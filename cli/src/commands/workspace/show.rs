@@ -74,7 +74,7 @@ fn people_replica(replica: &Replica) -> Result<()> {
     line(format!("state          {}{detail}", state(replica.state)))?;
     line(format!("when peer away {}", shown(&replica.when_gone)))?;
     for root in replica.roots.iter().skip(1) {
-        line(format!("comes along    {} (here: {})", shown(&root.origin), shown(&root.local)))?;
+        line(format!("companion      {} (here: {})", shown(&root.origin), shown(&root.local)))?;
     }
     let Some(progress) = &replica.progress else { return Ok(()) };
     let peer = match progress.availability {

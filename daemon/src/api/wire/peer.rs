@@ -17,6 +17,14 @@ pub struct PeerRef {
     pub name: Option<String>,
 }
 
+impl PeerRef {
+    /// True if `text` is this peer's id or short id, in either case, or its name.
+    pub fn is_called(&self, text: &str) -> bool {
+        let ids = [&self.id, &self.short_id];
+        ids.iter().any(|id| id.eq_ignore_ascii_case(text)) || self.name.as_deref() == Some(text)
+    }
+}
+
 /// A node that was found or is remembered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Peer {
