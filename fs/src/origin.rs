@@ -155,6 +155,9 @@ pub enum OriginError {
     /// Not reachable now; worth trying again.
     #[error("the origin cannot be reached: {0}")]
     Gone(String),
+    /// Reachable, but unable to serve now; worth trying again after a pause.
+    #[error("the origin cannot serve it now: {0}")]
+    Busy(String),
     /// Reachable, but this replica may not read (any more).
     #[error("the origin refused: {0}")]
     Refused(String),

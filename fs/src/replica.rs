@@ -117,6 +117,9 @@ pub enum ReadError {
     /// The content is not here and the origin does not answer; worth trying again.
     #[error("the content is not here and the origin cannot be reached: {0}")]
     Gone(String),
+    /// The content is not here and the origin, which answers, could not serve it in time; worth trying again.
+    #[error("the content is not here and the origin cannot serve it now: {0}")]
+    Busy(String),
     /// The content is not here and the origin has it no more: the file changed there, or the snapshot is no longer
     /// served.
     #[error("the content is not here and the origin no longer has this version of it")]

@@ -65,7 +65,7 @@ impl From<CallError> for OriginError {
             CallError::Refused(refusal) => match refusal {
                 Refusal::NotGranted | Refusal::NoSuchWorkspace => Self::Refused(refusal.to_string()),
                 Refusal::SnapshotGone => Self::SnapshotGone,
-                Refusal::TooBusy | Refusal::Internal(_) => Self::Gone(refusal.to_string()),
+                Refusal::TooBusy | Refusal::Internal(_) => Self::Busy(refusal.to_string()),
                 Refusal::BadRequest => Self::Invalid(refusal.to_string()),
             },
         }

@@ -128,6 +128,7 @@ async fn a_client_believes_no_answer_it_did_not_ask_for() {
     check_read(answer(&Answer::Hello(Hello::new("x"))), is_invalid).await;
     check_read(answer(&Answer::ManifestFrame(3)), is_gone).await;
     check_read(answer(&Answer::Refused(Refusal::NotGranted)), |e| matches!(e, OriginError::Refused(_))).await;
+    check_read(answer(&Answer::Refused(Refusal::TooBusy)), |e| matches!(e, OriginError::Busy(_))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -211,7 +211,7 @@ fn from_fetch(error: FetchError) -> Failure {
         FetchError::Origin(OriginError::SnapshotGone) => {
             Failure::Refused("it no longer serves this snapshot; take a new one".into())
         }
-        FetchError::Origin(OriginError::Invalid(_)) | FetchError::Manifest(_) => {
+        FetchError::Origin(OriginError::Busy(_) | OriginError::Invalid(_)) | FetchError::Manifest(_) => {
             Failure::Other(chain(&error))
         }
     }

@@ -23,9 +23,11 @@ pub(super) fn errno(error: &ViewError) -> Errno {
 
 fn read_errno(error: &ReadError) -> Errno {
     match error {
-        ReadError::Gone(_) | ReadError::Corrupt(_) | ReadError::Unreadable(_) | ReadError::NoSuchFile => {
-            Errno::EIO
-        }
+        ReadError::Gone(_)
+        | ReadError::Busy(_)
+        | ReadError::Corrupt(_)
+        | ReadError::Unreadable(_)
+        | ReadError::NoSuchFile => Errno::EIO,
         ReadError::Stale => Errno::ESTALE,
         ReadError::Refused(_) => Errno::EACCES,
         // An error of the local disk is the user's own and passes through.

@@ -79,7 +79,9 @@ async fn complete(origin: Arc<dyn Origin>, mut frames: Frames, mut receiver: Rec
             Err(error) => return tracing::warn!(%error, "a manifest cannot be completed"),
         };
         match why {
-            OriginError::Gone(why) => tracing::debug!(why, taken, "the manifest's stream broke off"),
+            OriginError::Gone(why) | OriginError::Busy(why) => {
+                tracing::debug!(why, taken, "the manifest's stream broke off");
+            }
             error @ (OriginError::Refused(_) | OriginError::SnapshotGone | OriginError::Invalid(_)) => {
                 return receiver.fail(&error.to_string());
             }

@@ -86,6 +86,8 @@ pub(super) enum Source {
 pub(super) enum Failure {
     /// Asking again may help, after a pause.
     Broken(String),
+    /// The origin is there and cannot serve now: asking again may help, after a pause.
+    Busy(String),
     /// Asking again is right, now: the ask was given up in favour of a more urgent one, or for another file's fault.
     Again,
     /// That is the answer.

@@ -238,7 +238,11 @@ impl Engine {
                     if patience.is_at_end() {
                         return Err(ReadError::Gone(why));
                     }
-                    waiting.pause(&mut patience, &mut availability, why).await?;
+                    waiting.pause(&mut patience, &mut availability, ReadError::Gone(why)).await?;
+                    self.demand(&waiting.inode, waiting.range.clone())?;
+                }
+                News::Failed(Failure::Busy(why)) => {
+                    waiting.pause(&mut patience, &mut availability, ReadError::Busy(why)).await?;
                     self.demand(&waiting.inode, waiting.range.clone())?;
                 }
                 News::NothingSince(progress) => {
@@ -300,12 +304,13 @@ impl Waiting {
         }
     }
 
-    /// Waits before asking again: not at all at first, and no longer than until the origin is back.
+    /// Waits before asking again: not at all at first, and no longer than until the origin is back. `at_end` is the
+    /// error when the time is up.
     async fn pause(
         &self,
         patience: &mut Patience,
         availability: &mut watch::Receiver<Availability>,
-        why: String,
+        at_end: ReadError,
     ) -> Result<(), ReadError> {
         let now = Instant::now();
         let mut end = now + patience.pause();
@@ -322,7 +327,7 @@ impl Waiting {
                         end = end.min(Instant::now() + PAUSE_MIN);
                     }
                 }
-                () = until(deadline) => return Err(ReadError::Gone(why)),
+                () = until(deadline) => return Err(at_end),
             }
         }
     }

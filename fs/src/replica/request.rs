@@ -272,6 +272,7 @@ impl Request {
     fn failed(&self, error: OriginError) -> End {
         End::Failed(match error {
             OriginError::Gone(why) => Failure::Broken(bounded(&why)),
+            OriginError::Busy(why) => Failure::Busy(bounded(&why)),
             OriginError::Refused(why) => {
                 self.engine.counters.error(format!("the origin refused to send content: {}", bounded(&why)));
                 Failure::Final(ReadError::Refused(bounded(&why)))

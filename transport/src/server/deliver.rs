@@ -97,7 +97,10 @@ fn refusal(error: &OriginError) -> Refusal {
     match error {
         OriginError::Refused(_) => Refusal::NotGranted,
         OriginError::SnapshotGone => Refusal::SnapshotGone,
-        OriginError::Gone(_) | OriginError::Invalid(_) => Refusal::Internal(Text::new(&error.to_string())),
+        // What this node reads from is out of reach; the node itself is not.
+        OriginError::Gone(_) | OriginError::Busy(_) | OriginError::Invalid(_) => {
+            Refusal::Internal(Text::new(&error.to_string()))
+        }
     }
 }
 

@@ -37,7 +37,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (0..6usize).prop_map(Act::BreakOff),
         2 => (0..6usize).prop_map(Act::Stall),
         1 => prop::sample::select(vec![
-            Act::Refused, Act::SnapshotGone, Act::Invalid, Act::Changed, Act::Unreadable, Act::Corrupt,
+            Act::Refused, Act::Busy, Act::SnapshotGone, Act::Invalid, Act::Changed, Act::Unreadable, Act::Corrupt,
             Act::Twice, Act::Backwards, Act::Foreign, Act::EndsEarly,
         ]),
     ]
@@ -61,6 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Allowed {
     gone: bool,
     stale: bool,
+    busy: bool,
     refused: bool,
     corrupt: bool,
     unreadable: bool,
@@ -72,6 +73,7 @@ impl Allowed {
             Act::Serve(_) | Act::Twice | Act::Backwards => {}
             Act::Gone | Act::BreakOff(_) | Act::Stall(_) => self.gone = true,
             Act::SnapshotGone | Act::Changed => self.stale = true,
+            Act::Busy => self.busy = true,
             Act::Refused => self.refused = true,
             // A lie about a block that was never here cannot be told from the truth.
             Act::OtherVersion => unreachable!("not scripted here"),
@@ -87,6 +89,7 @@ impl Allowed {
     fn allows(&self, error: &ReadError) -> bool {
         match error {
             ReadError::Gone(_) => self.gone,
+            ReadError::Busy(_) => self.busy,
             ReadError::Stale => self.stale,
             ReadError::Refused(_) => self.refused,
             ReadError::Corrupt(_) => self.corrupt,

@@ -148,6 +148,7 @@ pub(in crate::replica) enum Act {
     Serve(Duration),
     /// It fails at once.
     Gone,
+    Busy,
     Refused,
     SnapshotGone,
     Invalid,
@@ -260,6 +261,7 @@ impl ScriptedOrigin {
     fn items(&self, act: Act, ranges: &[BlockRange]) -> Vec<Result<Delivery, OriginError>> {
         match act {
             Act::Gone => return vec![Err(OriginError::Gone("scripted".into()))],
+            Act::Busy => return vec![Err(OriginError::Busy("scripted".into()))],
             Act::Refused => return vec![Err(OriginError::Refused("scripted".into()))],
             Act::SnapshotGone => return vec![Err(OriginError::SnapshotGone)],
             Act::Invalid => return vec![Err(OriginError::Invalid("scripted".into()))],

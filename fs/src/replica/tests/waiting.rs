@@ -66,6 +66,27 @@ async fn fail_means_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_origin_that_is_busy_is_asked_again_under_every_policy() {
+    for when_gone in [WhenGone::Fail, WhenGone::Wait(10 * SECOND), WhenGone::WaitForever] {
+        let bench = bench(when_gone);
+        bench.origin.script([Act::Busy; 4]);
+        let began = Instant::now();
+        bench.check("f", 0, 10).await;
+        let waited = began.elapsed();
+        assert!(waited >= Duration::from_millis(350) && waited < SECOND, "{when_gone}: {waited:?}");
+        if when_gone == WhenGone::WaitForever {
+            continue;
+        }
+        bench.origin.otherwise(Act::Busy);
+        let began = Instant::now();
+        let read = bench.read("f", 100 * BLOCK, 10).await;
+        assert_eq!(read, Err(ReadError::Busy("scripted".into())), "{when_gone}");
+        assert_eq!(began.elapsed(), 10 * SECOND, "{when_gone}");
+        assert!(bench.origin.seen().len() < 30, "it is asked without pause");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn fail_ends_a_wait_that_began_while_the_origin_was_there() {
     let bench = bench(WhenGone::Fail);
     bench.origin.otherwise(Act::Stall(0));
