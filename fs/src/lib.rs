@@ -12,6 +12,7 @@ pub mod digest_file;
 pub mod filesystem;
 pub mod fuse;
 pub mod git;
+mod little_endian;
 pub mod manifest;
 pub mod name;
 #[cfg(test)]

@@ -58,6 +58,9 @@ pub const XATTR_BYTES_MAX: usize = 64 * 1024;
 pub const HOLES_MAX: usize = 8 * 1024;
 /// Bytes of a git configuration at most; a larger one is left out.
 pub const GIT_CONFIG_BYTES_MAX: usize = 64 * 1024;
+/// Directories below one another at most. Tools that remove or copy a tree hold a descriptor for each, of 1,024 that a
+/// process may have; and a path has 128 KiB at most.
+pub const DEPTH_MAX: u32 = 512;
 /// Largest file size: the kernel's own (`MAX_LFS_FILESIZE`).
 pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 
@@ -233,7 +236,9 @@ impl Manifest {
 
     /// The entry, or `None` beyond what has arrived.
     pub fn entry(&self, index: EntryIndex) -> Option<Entry<'_>> {
-        let record = self.record(index).filter(|_| index.0 < self.shared.progress.entries.load(Acquire))?;
+        // Only what was stored before this load may be read.
+        let arrived = index.0 < self.shared.progress.entries.load(Acquire);
+        let record = arrived.then(|| self.record(index))??;
         Some(Entry { manifest: self, index, record })
     }
 
@@ -258,9 +263,8 @@ impl Manifest {
         let (mut low, mut high) = (children.start, children.end);
         while low < high {
             let middle = low + (high - low) / 2;
-            let Some(entry) = self.entry(EntryIndex(middle)) else {
-                return Ok(None);
-            };
+            // It was there when the directory was listed, so the manifest has failed meanwhile.
+            let entry = self.entry(EntryIndex(middle)).ok_or(NotYet)?;
             match entry.name().cmp(name) {
                 std::cmp::Ordering::Equal => return Ok(Some(entry)),
                 std::cmp::Ordering::Less => low = middle + 1,

@@ -7,6 +7,7 @@
 //! Whatever an origin returns is unverified until [`Run::verify`] has returned.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -43,8 +44,13 @@ pub const RANGES_PER_REQUEST_MAX: usize = 256;
 /// Blocks in one [`BlockRange`] at most: 256 MiB, so that a request ends in bounded time.
 pub const RANGE_BLOCKS_MAX: u64 = 4096;
 
-/// Deliveries an origin prepares ahead of whoever takes them; with runs of 256 KiB this bounds a request at 2 MiB.
+/// Deliveries an origin prepares ahead of whoever takes them, beside those of the step it is at: with runs of 256 KiB
+/// this bounds a request at some 2 MiB.
 pub const DELIVERIES_AHEAD: usize = 8;
+
+/// How long an origin may send nothing for a request before the request is given up. A connection that is dead is
+/// noticed earlier, by whoever holds it; this is for one that lives and stalls.
+pub const STALL_MAX: Duration = Duration::from_secs(20);
 
 /// How urgent a request is; a more urgent one overtakes the others at every queue it meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

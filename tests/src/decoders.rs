@@ -69,7 +69,8 @@ fn manifest_stream(bytes: &[u8]) {
     }
     let Some((first, others)) = frames.split_first() else { return };
     in_scratch(|path| {
-        let Ok(mut receiver) = Receiver::new(path, first) else { return };
+        let Ok(frame::Frame::Head(head)) = frame::decode(first) else { return };
+        let Ok(mut receiver) = Receiver::new(path, head.snapshot, first) else { return };
         for frame in others {
             if receiver.accept(frame).is_err() {
                 break;

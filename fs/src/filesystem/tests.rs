@@ -329,7 +329,7 @@ fn arriving(at: &std::path::Path) -> (Receiver, Vec<Vec<u8>>, TreeView) {
     let deep = [directory(b"0/d"), file(b"0/d/x", 1), directory(b"0/d/e"), file(b"0/d/e/y", 1)];
     let sent = build(&at.join("sent"), 1, &deep);
     let frames: Vec<_> = Frames::new(&sent).map(|frame| frame::encode(&frame).unwrap()).collect();
-    let receiver = Receiver::new(&at.join("m"), &frames[0]).unwrap();
+    let receiver = Receiver::new(&at.join("m"), sent.snapshot(), &frames[0]).unwrap();
     let view = view(at, receiver.manifest().clone(), 0, Script::new(sent, true));
     (receiver, frames[1..].to_vec(), view)
 }

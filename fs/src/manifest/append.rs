@@ -11,8 +11,10 @@ use std::os::unix::fs::FileExt;
 
 use super::frame::WireEntry;
 use super::record::{self, Preamble, RECORD_BYTES, Record, record_offset};
-use super::rules::check_entry;
-use super::{EXTRA_BYTES_MAX, EntryIndex, Extra, Kind, LeftOutList, ManifestError, Meta, SnapshotId};
+use super::rules::{check_entry, check_roots};
+use super::{
+    DEPTH_MAX, EXTRA_BYTES_MAX, EntryIndex, Extra, Kind, LeftOutList, ManifestError, Meta, SnapshotId,
+};
 use crate::digest::{Digest, block_count};
 use crate::git;
 use crate::name::EntryName;
@@ -38,6 +40,12 @@ pub(super) struct Appender {
     /// Its first child, once it has been begun.
     first_child: Option<u32>,
     last_name: Vec<u8>,
+    /// Directories among its children so far.
+    subdirectories: u32,
+    /// How deep it lies below its root.
+    depth: u32,
+    /// The first entry that lies deeper than the directory: depths never decrease in manifest order.
+    level_end: u32,
     pending: Pending,
 }
 
@@ -73,6 +81,9 @@ impl Appender {
             directory: EntryIndex(0),
             first_child: None,
             last_name: Vec::new(),
+            subdirectories: 0,
+            depth: 0,
+            level_end: 0,
             pending: Pending::default(),
         }
     }
@@ -81,9 +92,8 @@ impl Appender {
     pub(super) fn begin(&mut self, meta: &Meta, roots: Vec<WireEntry>) -> Result<u32, ManifestError> {
         let encoded = postcard::to_stdvec(meta)
             .map_err(|_| ManifestError::Invalid("the description cannot be encoded"))?;
-        if !meta.roots.iter().all(|root| root.starts_with(b"/") && !root.contains(&0) && root.len() <= 4095) {
-            return Err(ManifestError::Invalid("a root's path is not absolute, or too long"));
-        }
+        check_roots(meta, roots.len())?;
+        self.level_end = roots.len() as u32;
         self.push_heap(&encoded)?;
         for (at, root) in roots.into_iter().enumerate() {
             self.add(root, EntryIndex(at as u32))?;
@@ -177,7 +187,8 @@ impl Appender {
         let same = record.kind == Kind::File
             && entry.kind == Kind::File
             && record.link == link
-            && (record.size, record.mtime, record.mode) == (entry.size, entry.mtime, entry.mode);
+            && (record.size, record.mtime, record.mode, record.nlink)
+                == (entry.size, entry.mtime, entry.mode, entry.nlink);
         if same { Ok(record) } else { Err(wrong) }
     }
 
@@ -221,6 +232,7 @@ impl Appender {
     /// Appends children to the current directory.
     pub(super) fn add_part(&mut self, part: Vec<WireEntry>, last: bool) -> Result<Range<u32>, ManifestError> {
         self.seek_directory()?;
+        self.descend();
         let start = self.entries;
         let first = *self.first_child.get_or_insert(start);
         let linked = part.iter().any(|entry| entry.link.is_some());
@@ -233,6 +245,12 @@ impl Appender {
             if self.entries > first && entry.name <= self.last_name {
                 return Err(ManifestError::Invalid("names are not sorted, or one comes twice"));
             }
+            if entry.kind == Kind::Directory {
+                if self.depth >= DEPTH_MAX {
+                    return Err(ManifestError::Invalid("directories lie too deep"));
+                }
+                self.subdirectories += 1;
+            }
             self.last_name.clone_from(&entry.name);
             self.add(entry, self.directory)?;
         }
@@ -240,11 +258,32 @@ impl Appender {
         if last {
             let mut record = self.record(self.directory)?;
             (record.link, record.children) = (EntryIndex(first), self.entries - first);
+            record.nlink = 2 + std::mem::take(&mut self.subdirectories);
             self.records.write_all_at(&record.encode(), record_offset(self.directory))?;
             self.directory = EntryIndex(self.directory.0 + 1);
             self.first_child = None;
         }
         Ok(start..self.entries)
+    }
+
+    /// Keeps count of how deep the directory lies whose children come next.
+    fn descend(&mut self) {
+        if self.first_child.is_none() && self.directory.0 >= self.level_end {
+            self.depth += 1;
+            // Everything appended so far lies at most at this depth.
+            self.level_end = self.entries;
+        }
+    }
+
+    /// How far it has come; each part that is not empty, or is a directory's last, changes it.
+    pub(super) fn position(&self) -> (u32, EntryIndex, bool) {
+        (self.entries, self.directory, self.first_child.is_none())
+    }
+
+    /// The number of links of the directory whose children come next, as it was appended itself.
+    pub(super) fn announced_nlink(&mut self) -> Result<u32, ManifestError> {
+        self.seek_directory()?;
+        Ok(self.record(self.directory)?.nlink)
     }
 
     /// The name of the directory whose children are being appended.

@@ -1,6 +1,5 @@
 //! Building a manifest at the origin.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -10,12 +9,12 @@ use super::append::Appender;
 use super::frame::WireEntry;
 use super::record::{Preamble, record_offset};
 use super::{
-    ENTRIES_MAX, EntryIndex, Extra, Flags, Kind, LeftOutList, Manifest, ManifestError, Meta, Mtime,
-    ROOTS_MAX, digest, map,
+    ENTRIES_MAX, EntryIndex, Extra, Flags, Kind, LeftOutList, Manifest, ManifestError, Meta, Mtime, digest,
+    map,
 };
 use crate::digest::Digest;
 use crate::name::EntryName;
-use crate::scratch::unnamed_file;
+use crate::scratch::{Partial, unnamed_file};
 
 /// An entry as a builder describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +42,8 @@ pub struct NewEntry {
 /// Nothing appears at the final path before [`finish`](Self::finish); a builder that is dropped leaves nothing.
 pub struct Builder {
     appender: Appender,
+    partial: Partial,
     path: PathBuf,
-    temporary: PathBuf,
     meta_bytes: u32,
 }
 
@@ -52,17 +51,18 @@ impl Builder {
     /// Begins the manifest that [`finish`](Self::finish) will put at `path`, with the roots' own entries (their names
     /// are ignored).
     pub fn new(path: &Path, meta: &Meta, roots: Vec<NewEntry>) -> Result<Self, ManifestError> {
-        if roots.is_empty() || roots.len() > ROOTS_MAX as usize || roots.len() != meta.roots.len() {
-            return Err(ManifestError::Invalid("a manifest has between one and 64 roots, each with a path"));
-        }
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(format!(".{}", std::process::id()));
-        let temporary = PathBuf::from(temporary);
-        let records = File::options().read(true).write(true).create(true).truncate(true).open(&temporary)?;
+        let partial = Partial::create(path)?;
         // The heap's place is known only when the records are all there: it waits in a file without a name.
         let heap = unnamed_file(path)?;
-        let appender = Appender::new(records, heap, 0, ENTRIES_MAX, u64::from(u32::MAX), roots.len() as u32);
-        let mut builder = Self { appender, path: path.into(), temporary, meta_bytes: 0 };
+        let appender = Appender::new(
+            partial.file.try_clone()?,
+            heap,
+            0,
+            ENTRIES_MAX,
+            u64::from(u32::MAX),
+            roots.len() as u32,
+        );
+        let mut builder = Self { appender, partial, path: path.into(), meta_bytes: 0 };
         builder.meta_bytes = builder.appender.begin(meta, roots.into_iter().map(root_entry).collect())?;
         Ok(builder)
     }
@@ -76,12 +76,7 @@ impl Builder {
     /// follow the order of their names.
     pub fn list(&mut self, mut entries: Vec<NewEntry>) -> Result<Range<u32>, ManifestError> {
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let subdirectories = entries.iter().filter(|entry| entry.kind == Kind::Directory).count() as u32;
-        self.appender.seek_directory()?;
-        let directory = self.appender.directory;
-        let range = self.appender.add_part(entries.into_iter().map(wire_entry).collect(), true)?;
-        self.set_nlink(directory, 2 + subdirectories)?;
-        Ok(range)
+        self.appender.add_part(entries.into_iter().map(wire_entry).collect(), true)
     }
 
     /// Sets the number of names of an entry that has been listed (of the first name of an inode, and of each other).
@@ -106,16 +101,8 @@ impl Builder {
         file.set_len(preamble.total_bytes())?;
         let snapshot = digest(&map(file)?, &preamble);
         file.write_all_at(&Preamble { snapshot, ..preamble }.encode(), 0)?;
-        file.sync_all()?;
-        std::fs::rename(&self.temporary, &self.path)?;
+        self.partial.finish()?;
         Manifest::open(&self.path)
-    }
-}
-
-impl Drop for Builder {
-    fn drop(&mut self) {
-        // Gone already once it has been renamed; a leftover is swept with its directory.
-        let _ = std::fs::remove_file(&self.temporary);
     }
 }
 

@@ -162,6 +162,9 @@ impl Flags {
     /// A hook of a git repository: shown without its execute bits.
     pub const GIT_HOOK: Self = Self(1);
 
+    /// All there are.
+    pub(super) const KNOWN: Self = Self::GIT_HOOK;
+
     /// True when all of `other` are set.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0

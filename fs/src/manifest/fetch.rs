@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{Manifest, ManifestError, Receiver};
-use crate::origin::{Availability, Frames, Origin, OriginError};
+use crate::origin::{Availability, Frames, Origin, OriginError, STALL_MAX};
 
 /// The pause before a stream that broke off is asked for again while the origin seems to answer.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -52,11 +52,9 @@ pub async fn fetch(origin: Arc<dyn Origin>, path: &Path) -> Result<Fetched, Fetc
     let mut frames = origin.read_manifest();
     let first = next(&mut frames).await?;
     let path = path.to_owned();
-    let receiver = blocking(move || Receiver::new(&path, &first)).await?;
+    let snapshot = origin.snapshot();
+    let receiver = blocking(move || Receiver::new(&path, snapshot, &first)).await?;
     let manifest = receiver.manifest();
-    if manifest.snapshot() != origin.snapshot() {
-        return Err(OriginError::Invalid("it is the manifest of another snapshot".into()).into());
-    }
     let task = Some(tokio::spawn(complete(origin, frames, receiver)));
     Ok(Fetched { manifest, task })
 }
@@ -70,7 +68,7 @@ async fn kept(path: PathBuf, origin: &dyn Origin) -> Option<Manifest> {
 async fn complete(origin: Arc<dyn Origin>, mut frames: Frames, mut receiver: Receiver) {
     let mut taken = 1;
     loop {
-        let why = match take(&mut frames, receiver, &mut taken).await {
+        let mut why = match take(&mut frames, receiver, &mut taken).await {
             Ok(Taken::All) => return,
             Ok(Taken::Some(partial, why)) => {
                 receiver = *partial;
@@ -78,15 +76,20 @@ async fn complete(origin: Arc<dyn Origin>, mut frames: Frames, mut receiver: Rec
             }
             Err(error) => return tracing::warn!(%error, "a manifest cannot be completed"),
         };
-        match why {
-            OriginError::Gone(why) | OriginError::Busy(why) => {
-                tracing::debug!(why, taken, "the manifest's stream broke off");
+        frames = loop {
+            match why {
+                OriginError::Gone(why) | OriginError::Busy(why) => {
+                    tracing::debug!(why, taken, "the manifest's stream broke off");
+                }
+                error @ (OriginError::Refused(_) | OriginError::SnapshotGone | OriginError::Invalid(_)) => {
+                    return receiver.fail(&error.to_string());
+                }
             }
-            error @ (OriginError::Refused(_) | OriginError::SnapshotGone | OriginError::Invalid(_)) => {
-                return receiver.fail(&error.to_string());
+            match again(&*origin, taken).await {
+                Ok(frames) => break frames,
+                Err(error) => why = error,
             }
-        }
-        frames = again(&*origin, taken).await;
+        };
     }
 }
 
@@ -119,25 +122,24 @@ async fn take(
 }
 
 /// The stream from frame `taken` on, when the origin answers again.
-async fn again(origin: &dyn Origin, taken: usize) -> Frames {
+async fn again(origin: &dyn Origin, taken: usize) -> Result<Frames, OriginError> {
     let mut availability = origin.availability();
-    loop {
-        tokio::time::sleep(RETRY_AFTER).await;
-        // An origin that will never say more is asked all the same; its answer decides.
-        let _ = availability.wait_for(|now| *now == Availability::Reachable).await;
-        let mut frames = origin.read_manifest();
-        let mut passed = 0;
-        while passed < taken && next(&mut frames).await.is_ok() {
-            passed += 1;
-        }
-        if passed == taken {
-            return frames;
-        }
+    tokio::time::sleep(RETRY_AFTER).await;
+    // An origin that will never say more is asked all the same; its answer decides.
+    let _ = availability.wait_for(|now| *now == Availability::Reachable).await;
+    let mut frames = origin.read_manifest();
+    for _ in 0..taken {
+        next(&mut frames).await?;
     }
+    Ok(frames)
 }
 
 async fn next(frames: &mut Frames) -> Result<Bytes, OriginError> {
-    frames.recv().await.unwrap_or_else(|| Err(OriginError::Gone("it broke off the manifest".into())))
+    let gone = |why: &str| OriginError::Gone(why.into());
+    match tokio::time::timeout(STALL_MAX, frames.recv()).await {
+        Ok(frame) => frame.unwrap_or_else(|| Err(gone("it broke off the manifest"))),
+        Err(_) => Err(gone("it sent nothing of the manifest for 20 s")),
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -159,12 +161,25 @@ mod tests {
     use crate::manifest::{Arrival, EntryIndex, SnapshotId};
     use crate::origin::{BlockRange, Class, Deliveries};
 
-    /// Breaks off after one more frame each time it is asked, and fails with `end` instead once it has said all but one.
+    /// How a stream ends that is not whole.
+    #[derive(Clone, Debug, PartialEq)]
+    enum Halt {
+        /// It closes, each time one frame later.
+        Later,
+        /// It fails so once it has said all but one.
+        Late(OriginError),
+        /// It fails so from the second stream on, before anything is said.
+        Early(OriginError),
+        /// It says nothing more and stays open, the first time.
+        Silence,
+    }
+
     #[derive(Debug)]
     struct Halting {
         manifest: Manifest,
         asked: AtomicUsize,
-        end: Option<OriginError>,
+        halt: Halt,
+        silent: std::sync::Mutex<Vec<mpsc::Sender<Result<Bytes, OriginError>>>>,
         availability: watch::Sender<Availability>,
     }
 
@@ -178,11 +193,21 @@ mod tests {
             let frames: Vec<_> = Stream::new(&self.manifest).map(|f| frame::encode(&f).unwrap()).collect();
             let (sender, receiver) = mpsc::channel(100);
             let last = frames.len() - 1;
-            for frame in frames.into_iter().take(if self.end.is_some() { count.min(last) } else { count }) {
+            let (said, end) = match &self.halt {
+                Halt::Later => (count, None),
+                Halt::Late(end) => (count.min(last), Some(end).filter(|_| count > last)),
+                Halt::Early(end) if count > 1 => (0, Some(end)),
+                Halt::Early(_) => (1, None),
+                Halt::Silence => (if count == 1 { 1 } else { frames.len() }, None),
+            };
+            for frame in frames.into_iter().take(said) {
                 sender.try_send(Ok(frame.into())).unwrap();
             }
-            if let Some(end) = self.end.clone().filter(|_| count > last) {
-                sender.try_send(Err(end)).unwrap();
+            if let Some(end) = end {
+                sender.try_send(Err(end.clone())).unwrap();
+            }
+            if self.halt == Halt::Silence {
+                self.silent.lock().unwrap().push(sender);
             }
             receiver
         }
@@ -200,16 +225,17 @@ mod tests {
         }
     }
 
-    fn halting(directory: &Path, end: Option<OriginError>) -> Arc<Halting> {
+    fn halting(directory: &Path, halt: Halt) -> Arc<Halting> {
         let manifest = sample(&directory.join("sent"));
         let availability = watch::Sender::new(Availability::Reachable);
-        Arc::new(Halting { manifest, asked: AtomicUsize::new(0), end, availability })
+        let silent = std::sync::Mutex::default();
+        Arc::new(Halting { manifest, asked: AtomicUsize::new(0), halt, silent, availability })
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_breaks_off_is_taken_up_again() {
         let directory = tempfile::tempdir().unwrap();
-        let origin = halting(directory.path(), None);
+        let origin = halting(directory.path(), Halt::Later);
         let path = directory.path().join("received");
         let fetched = fetch(origin.clone(), &path).await.unwrap();
         fetched.manifest.arrival().wait_for(|arrival| *arrival == Arrival::Complete).await.unwrap();
@@ -223,12 +249,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_snapshot_that_is_gone_fails_the_manifest() {
+    async fn an_origin_that_stalls_is_asked_again() {
         let directory = tempfile::tempdir().unwrap();
-        let origin = halting(directory.path(), Some(OriginError::SnapshotGone));
-        let fetched = fetch(origin, &directory.path().join("received")).await.unwrap();
+        let origin = halting(directory.path(), Halt::Silence);
+        let fetched = fetch(origin.clone(), &directory.path().join("received")).await.unwrap();
         let mut arrival = fetched.manifest.arrival();
-        let failed = arrival.wait_for(|arrival| matches!(arrival, Arrival::Failed(_))).await.unwrap().clone();
-        assert_eq!(failed, Arrival::Failed(OriginError::SnapshotGone.to_string()));
+        let complete = arrival.wait_for(|arrival| *arrival == Arrival::Complete);
+        tokio::time::timeout(2 * STALL_MAX, complete).await.unwrap().unwrap();
+        assert_eq!(origin.asked.load(Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_that_is_gone_fails_the_manifest() {
+        for halt in [Halt::Late(OriginError::SnapshotGone), Halt::Early(OriginError::SnapshotGone)] {
+            let directory = tempfile::tempdir().unwrap();
+            let origin = halting(directory.path(), halt);
+            let fetched = fetch(origin, &directory.path().join("received")).await.unwrap();
+            let mut arrival = fetched.manifest.arrival();
+            let failed = arrival.wait_for(|arrival| matches!(arrival, Arrival::Failed(_)));
+            let failed = tokio::time::timeout(10 * STALL_MAX, failed).await.unwrap().unwrap().clone();
+            assert_eq!(failed, Arrival::Failed(OriginError::SnapshotGone.to_string()));
+        }
     }
 }

@@ -239,6 +239,11 @@ impl Iterator for Frames {
             State::Entries { directory, from } => {
                 let (parts, next) = self.entries(directory, from);
                 let state = next.map_or(State::Tail, |(directory, from)| State::Entries { directory, from });
+                if parts.is_empty() {
+                    // The frame before ended with the last directory.
+                    self.state = state;
+                    return self.next();
+                }
                 (Frame::Entries(parts), state)
             }
             State::Tail => (Frame::Tail(self.manifest.left_out()), State::Done),

@@ -1,6 +1,5 @@
 //! Receiving a manifest from a stream of frames.
 
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,10 +10,12 @@ use tokio::sync::watch;
 use super::append::Appender;
 use super::frame::{self, Frame, Head, Part};
 use super::record::{PREAMBLE_BYTES, Preamble, RECORD_BYTES};
+use super::rules::check_head;
 use super::{
-    Arrival, ENTRIES_MAX, EntryIndex, Kind, LEFT_OUT_MAX, LeftOutList, Manifest, ManifestError, Progress,
-    ROOTS_MAX, digest, map,
+    Arrival, EntryIndex, LEFT_OUT_MAX, LeftOutList, Manifest, ManifestError, Progress, SnapshotId, digest,
+    map,
 };
+use crate::scratch::Partial;
 
 /// Receives a manifest frame by frame into a file that can be read from the first frame on.
 pub struct Receiver {
@@ -24,58 +25,34 @@ pub struct Receiver {
     progress: Arc<Progress>,
     arrival: watch::Sender<Arrival>,
     manifest: Manifest,
-    file: File,
+    partial: Partial,
 }
 
 impl Receiver {
-    /// Begins with the stream's first frame. The file at `path` is replaced.
-    pub fn new(path: &Path, first: &[u8]) -> Result<Self, ManifestError> {
+    /// Begins with the first frame of the stream of `snapshot`; that of another one is refused.
+    ///
+    /// What arrives lies beside `path` until it is complete; what lies at `path` stays until then.
+    pub fn new(path: &Path, snapshot: SnapshotId, first: &[u8]) -> Result<Self, ManifestError> {
         let Frame::Head(head) = frame::decode(first)? else {
             return Err(ManifestError::Invalid("the first frame is not a head"));
         };
-        if head.entries > ENTRIES_MAX || head.heap_bytes > u64::from(u32::MAX) {
-            return Err(ManifestError::Invalid("the manifest announces more entries than there may be"));
+        if head.snapshot != snapshot {
+            return Err(ManifestError::Invalid("it is the manifest of another snapshot"));
         }
-        if head.roots.is_empty()
-            || head.roots.len() > ROOTS_MAX as usize
-            || head.roots.len() != head.meta.roots.len()
-        {
-            return Err(ManifestError::Invalid("a manifest has between one and 64 roots, each with a path"));
-        }
-        let _ = std::fs::remove_file(path);
-        let file = File::options().read(true).write(true).create_new(true).open(path)?;
+        check_head(&head)?;
+        let partial = Partial::create(path)?;
         let roots = head.roots.len() as u32;
         let heap_base = PREAMBLE_BYTES + RECORD_BYTES * u64::from(head.entries);
         // Sparse: a lie about the counts costs address space, not disk.
-        file.set_len(heap_base + head.heap_bytes)?;
-        let appender = Appender::new(
-            file.try_clone()?,
-            file.try_clone()?,
-            heap_base,
-            head.entries,
-            head.heap_bytes,
-            roots,
-        );
+        partial.file.set_len(heap_base + head.heap_bytes)?;
+        let file = || partial.file.try_clone();
+        let appender = Appender::new(file()?, file()?, heap_base, head.entries, head.heap_bytes, roots);
         let progress = Arc::new(Progress::default());
         let (arrival, news) = watch::channel(Arrival::Listed(EntryIndex(0)));
-        let preamble = Preamble {
-            entries: head.entries,
-            roots,
-            heap_bytes: head.heap_bytes,
-            meta_bytes: 0,
-            left_out_bytes: head.left_out_bytes,
-            blocks: head.blocks,
-            file_bytes: head.file_bytes,
-            versions: head.versions,
-            snapshot: head.snapshot,
-        };
-        let manifest =
-            Manifest::assemble(map(&file)?, path, preamble, head.meta.clone(), progress.clone(), news);
-        let mut receiver = Self { appender, head, meta_bytes: 0, progress, arrival, manifest, file };
+        let (map, meta) = (map(&partial.file)?, head.meta.clone());
+        let manifest = Manifest::assemble(map, path, announced(&head), meta, progress.clone(), news);
+        let mut receiver = Self { appender, head, meta_bytes: 0, progress, arrival, manifest, partial };
         let entries = receiver.head.roots.clone();
-        if entries.iter().any(|root| root.kind != Kind::Directory || !root.name.is_empty()) {
-            return Err(ManifestError::Invalid("a root is not a directory without a name"));
-        }
         receiver.meta_bytes = receiver.appender.begin(&receiver.head.meta, entries)?;
         receiver.publish();
         Ok(receiver)
@@ -95,17 +72,28 @@ impl Receiver {
 
     /// Says that no more will come. What has arrived stays hidden: it could not be checked as a whole.
     pub fn fail(&mut self, why: &str) {
+        // First the news: who finds nothing any more must find out why.
+        self.arrival.send_replace(Arrival::Failed(why.into()));
         self.progress.listed.store(0, Release);
         self.progress.entries.store(0, Release);
-        self.arrival.send_replace(Arrival::Failed(why.into()));
     }
 
     fn try_accept(&mut self, bytes: &[u8]) -> Result<bool, ManifestError> {
         match frame::decode(bytes)? {
             Frame::Head(_) => Err(ManifestError::Invalid("a second head")),
             Frame::Entries(parts) => {
+                let before = self.appender.position();
                 for Part { entries, last } in parts {
+                    let nlink = self.appender.announced_nlink()?;
+                    let directory = self.appender.directory;
                     self.appender.add_part(entries, last)?;
+                    if last && nlink != self.appender.record(directory)?.nlink {
+                        return Err(ManifestError::Invalid("a directory has a wrong number of links"));
+                    }
+                }
+                // Each frame counts as a sign of life.
+                if self.appender.position() == before {
+                    return Err(ManifestError::Invalid("a frame adds nothing"));
                 }
                 self.publish();
                 Ok(false)
@@ -124,22 +112,16 @@ impl Receiver {
         let left_out_bytes = self.appender.end(left_out)?;
         let preamble = self.appender.preamble(self.meta_bytes, left_out_bytes, self.head.versions);
         let head = &self.head;
-        let announced = (head.entries, head.heap_bytes, head.left_out_bytes, head.blocks, head.file_bytes);
-        let found = (
-            preamble.entries,
-            preamble.heap_bytes,
-            preamble.left_out_bytes,
-            preamble.blocks,
-            preamble.file_bytes,
-        );
-        if announced != found {
+        let preamble = Preamble { snapshot: head.snapshot, ..preamble };
+        if preamble != (Preamble { meta_bytes: self.meta_bytes, ..announced(head) }) {
             return Err(ManifestError::Invalid("the manifest is not as large as announced"));
         }
-        if digest(&map(&self.file)?, &preamble) != head.snapshot {
+        let file = &self.partial.file;
+        if digest(&map(file)?, &preamble) != head.snapshot {
             return Err(ManifestError::Invalid("the manifest does not have the snapshot's digest"));
         }
-        self.file.write_all_at(&Preamble { snapshot: head.snapshot, ..preamble }.encode(), 0)?;
-        self.file.sync_all()?;
+        file.write_all_at(&preamble.encode(), 0)?;
+        self.partial.finish()?;
         self.progress.entries.store(head.entries, Release);
         self.progress.listed.store(head.entries, Release);
         self.arrival.send_replace(Arrival::Complete);
@@ -158,5 +140,20 @@ impl Drop for Receiver {
         if matches!(*self.arrival.borrow(), Arrival::Listed(_)) {
             self.fail("the stream of the manifest broke off");
         }
+    }
+}
+
+/// The preamble that the first frame lets expect.
+fn announced(head: &Head) -> Preamble {
+    Preamble {
+        entries: head.entries,
+        roots: head.roots.len() as u32,
+        heap_bytes: head.heap_bytes,
+        meta_bytes: 0,
+        left_out_bytes: head.left_out_bytes,
+        blocks: head.blocks,
+        file_bytes: head.file_bytes,
+        versions: head.versions,
+        snapshot: head.snapshot,
     }
 }

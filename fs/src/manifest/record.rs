@@ -10,6 +10,7 @@
 
 use super::{EntryIndex, Kind, ManifestError, Mtime, SnapshotId};
 use crate::digest::Digest;
+use crate::little_endian::{u32_at, u64_at};
 
 /// Bytes of the preamble.
 pub(super) const PREAMBLE_BYTES: u64 = 128;
@@ -159,14 +160,6 @@ impl Record {
 /// True for the record of a directory; costs no decoding.
 pub(super) fn is_directory(record: &[u8; RECORD_BYTES as usize]) -> bool {
     record[5] == Kind::Directory as u8
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | u32::from(*b))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..at + 8].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
 }
 
 /// Where record `index` lies in the file.

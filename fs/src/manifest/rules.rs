@@ -1,10 +1,46 @@
 //! The rules every entry obeys, whoever it comes from.
 
-use super::frame::WireEntry;
+use super::frame::{Head, WireEntry};
 use super::{
-    Extra, FILE_BYTES_MAX, GIT_CONFIG_BYTES_MAX, HOLES_MAX, Kind, ManifestError, TARGET_BYTES_MAX,
-    XATTR_BYTES_MAX,
+    ENTRIES_MAX, Extra, FILE_BYTES_MAX, Flags, GIT_CONFIG_BYTES_MAX, HOLES_MAX, Kind, ManifestError, Meta,
+    ROOTS_MAX, TARGET_BYTES_MAX, XATTR_BYTES_MAX,
 };
+use crate::name::EntryName;
+
+/// Bytes of a root's path at most (`PATH_MAX` less its NUL).
+const ROOT_BYTES_MAX: usize = 4095;
+
+/// Checks what a stream announces.
+pub(super) fn check_head(head: &Head) -> Result<(), ManifestError> {
+    let invalid = |what| Err(ManifestError::Invalid(what));
+    if head.entries > ENTRIES_MAX || head.heap_bytes > u64::from(u32::MAX) {
+        return invalid("the manifest announces more entries than there may be");
+    }
+    if head.roots.iter().any(|root| root.kind != Kind::Directory || !root.name.is_empty()) {
+        return invalid("a root is not a directory without a name");
+    }
+    check_roots(&head.meta, head.roots.len())
+}
+
+/// Checks the paths of `roots` roots. One may lie below another: there, a companion is reached through a symlink.
+pub(super) fn check_roots(meta: &Meta, roots: usize) -> Result<(), ManifestError> {
+    let invalid = |what| Err(ManifestError::Invalid(what));
+    if roots == 0 || roots > ROOTS_MAX as usize || roots != meta.roots.len() {
+        return invalid("a manifest has between one and 64 roots, each with a path");
+    }
+    let normal = |path: &[u8]| match path {
+        b"/" => true,
+        [b'/', names @ ..] => names.split(|byte| *byte == b'/').all(|name| EntryName::check(name).is_ok()),
+        _ => false,
+    };
+    if !meta.roots.iter().all(|path| path.len() <= ROOT_BYTES_MAX && normal(path)) {
+        return invalid("a root's path is not absolute, not normal or too long");
+    }
+    match (1..roots).any(|at| meta.roots[..at].contains(&meta.roots[at])) {
+        true => invalid("two roots have one path"),
+        false => Ok(()),
+    }
+}
 
 /// Checks one entry by itself; what concerns its neighbours, the appender checks.
 pub(super) fn check_entry(entry: &WireEntry) -> Result<(), ManifestError> {
@@ -16,6 +52,12 @@ pub(super) fn check_entry(entry: &WireEntry) -> Result<(), ManifestError> {
     }
     if entry.mtime.nsec >= 1_000_000_000 {
         return invalid("an entry's time has more than a second of nanoseconds");
+    }
+    if entry.nlink == 0 || (entry.kind == Kind::Symlink && entry.nlink != 1) {
+        return invalid("an entry has a wrong number of links");
+    }
+    if entry.flags & !Flags::KNOWN.0 != 0 {
+        return invalid("an entry has flags that mean nothing");
     }
     if entry.kind != Kind::File
         && (entry.link.is_some() || !extra.holes.is_empty() || extra.git_config.is_some())

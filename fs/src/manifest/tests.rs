@@ -97,7 +97,7 @@ proptest! {
         let sent = build(&directory.path().join("a"), &top);
         compare(&sent, EntryIndex(0), &top);
         let frames = encoded(&sent);
-        let mut receiver = Receiver::new(&directory.path().join("b"), &frames[0]).unwrap();
+        let mut receiver = Receiver::new(&directory.path().join("b"), sent.snapshot(), &frames[0]).unwrap();
         let last = frames.len() - 1;
         for (at, frame) in frames.iter().enumerate().skip(1) {
             prop_assert_eq!(receiver.accept(frame).unwrap(), at == last);
@@ -126,14 +126,14 @@ proptest! {
     fn a_damaged_stream_never_completes(top in node(), at in any::<prop::sample::Index>(), bit in 0..8u32) {
         let Node::Directory(top) = top else { return Ok(()) };
         let directory = tempfile::tempdir().unwrap();
-        let mut frames: Vec<_> =
-            Frames::new(&build(&directory.path().join("a"), &top)).map(|f| postcard::to_stdvec(&f).unwrap()).collect();
+        let sent = build(&directory.path().join("a"), &top);
+        let mut frames: Vec<_> = Frames::new(&sent).map(|f| postcard::to_stdvec(&f).unwrap()).collect();
         let total: usize = frames.iter().map(Vec::len).sum();
         let mut at = at.index(total);
         let frame = frames.iter_mut().find(|frame| { let hit = at < frame.len(); if !hit { at -= frame.len() } hit }).unwrap();
         frame[at] ^= 1 << bit;
         let frames: Vec<_> = frames.iter().map(|raw| zstd::bulk::compress(raw, 1).unwrap()).collect();
-        let Ok(mut receiver) = Receiver::new(&directory.path().join("b"), &frames[0]) else { return Ok(()) };
+        let Ok(mut receiver) = Receiver::new(&directory.path().join("b"), sent.snapshot(), &frames[0]) else { return Ok(()) };
         let complete = frames[1..].iter().try_fold(false, |_, frame| receiver.accept(frame));
         prop_assert!(!matches!(complete, Ok(true)), "a flipped bit went unnoticed");
         let failed = matches!(*receiver.manifest().arrival().borrow(), Arrival::Failed(_));
@@ -148,18 +148,15 @@ fn wire(name: &[u8], kind: Kind) -> WireEntry {
         mode: 0o644,
         size: 0,
         mtime: Mtime::default(),
-        nlink: 1,
+        nlink: if kind == Kind::Directory { 2 } else { 1 },
         link: None,
         flags: 0,
         extra: None,
     }
 }
 
-/// Sends one listing of the root and expects its first fault to be `expected`.
-#[track_caller]
-fn check_refused(entries: Vec<WireEntry>, expected: &str) {
-    let directory = tempfile::tempdir().unwrap();
-    let head = frame::Head {
+fn head() -> frame::Head {
+    frame::Head {
         snapshot: SnapshotId(Digest([1; 32])),
         entries: 10,
         heap_bytes: 1000,
@@ -169,12 +166,98 @@ fn check_refused(entries: Vec<WireEntry>, expected: &str) {
         versions: Digest([0; 32]),
         meta: meta(),
         roots: vec![wire(b"", Kind::Directory)],
-    };
+    }
+}
+
+/// Sends frames of parts and expects the first fault, which must be in the last frame, to be `expected`.
+#[track_caller]
+fn check_parts_refused(head: frame::Head, frames: Vec<Vec<Part>>, expected: &str) {
+    let directory = tempfile::tempdir().unwrap();
     let encode = |frame| frame::encode(&frame).unwrap();
-    let mut receiver = Receiver::new(&directory.path().join("m"), &encode(Frame::Head(head))).unwrap();
-    let error = receiver.accept(&encode(Frame::Entries(vec![Part { entries, last: true }]))).unwrap_err();
-    assert!(error.to_string().contains(expected), "{error} is not about: {expected}");
+    let (path, snapshot) = (directory.path().join("m"), head.snapshot);
+    let mut receiver = Receiver::new(&path, snapshot, &encode(Frame::Head(head))).unwrap();
+    let last = frames.len() - 1;
+    for (at, parts) in frames.into_iter().enumerate() {
+        let accepted = receiver.accept(&encode(Frame::Entries(parts)));
+        if at < last {
+            accepted.unwrap();
+            continue;
+        }
+        let error = accepted.unwrap_err();
+        assert!(error.to_string().contains(expected), "{error} is not about: {expected}");
+    }
     assert!(receiver.manifest().entry(EntryIndex(0)).is_none(), "a failed manifest still answers");
+    drop(receiver);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "something is left");
+}
+
+/// Sends one listing of the root.
+#[track_caller]
+fn check_refused(entries: Vec<WireEntry>, expected: &str) {
+    let subdirectories = entries.iter().filter(|entry| entry.kind == Kind::Directory).count() as u32;
+    let root = WireEntry { nlink: 2 + subdirectories, ..wire(b"", Kind::Directory) };
+    let head = frame::Head { roots: vec![root], ..head() };
+    check_parts_refused(head, vec![vec![Part { entries, last: true }]], expected);
+}
+
+#[test]
+fn hostile_heads_are_refused() {
+    let check = |head: frame::Head, expected: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, snapshot) = (directory.path().join("m"), SnapshotId(Digest([1; 32])));
+        std::fs::write(&path, "before").unwrap();
+        let frame = frame::encode(&Frame::Head(head)).unwrap();
+        let error = Receiver::new(&path, snapshot, &frame).err().unwrap();
+        assert!(error.to_string().contains(expected), "{error} is not about: {expected}");
+        assert_eq!(std::fs::read(path).unwrap(), b"before");
+    };
+    check(frame::Head { snapshot: SnapshotId(Digest([2; 32])), ..head() }, "another snapshot");
+    check(frame::Head { entries: ENTRIES_MAX + 1, ..head() }, "more entries");
+    check(frame::Head { heap_bytes: 1 << 32, ..head() }, "more entries");
+    check(frame::Head { roots: vec![], ..head() }, "between one and 64");
+    check(frame::Head { roots: vec![wire(b"", Kind::File)], ..head() }, "not a directory");
+    check(frame::Head { roots: vec![wire(b"x", Kind::Directory)], ..head() }, "without a name");
+    let roots = |paths: &[&str]| frame::Head {
+        meta: Meta { roots: paths.iter().map(|path| path.as_bytes().to_vec()).collect() },
+        roots: vec![wire(b"", Kind::Directory); paths.len()],
+        ..head()
+    };
+    for path in ["", "a/b", "/a/../b", "/a//b", "/a/", "/./a", "/a\0b", &format!("/{}", "a/".repeat(2048))] {
+        check(roots(&["/w", path]), "not normal");
+    }
+    check(roots(&["/w", "/c", "/w"]), "one path");
+    check(roots(&["/w"; 65]), "between one and 64");
+    let root = WireEntry { nlink: 0, ..wire(b"", Kind::Directory) };
+    check(frame::Head { roots: vec![root], ..head() }, "links");
+}
+
+#[test]
+fn frames_that_add_nothing_are_refused() {
+    let empty = || Part { entries: vec![], last: false };
+    let file = |name: &[u8]| Part { entries: vec![wire(name, Kind::File)], last: false };
+    check_parts_refused(head(), vec![vec![]], "adds nothing");
+    check_parts_refused(
+        head(),
+        vec![vec![empty(), file(b"a")], vec![file(b"b")], vec![empty()]],
+        "adds nothing",
+    );
+}
+
+#[test]
+fn directories_have_a_bounded_depth_and_the_links_they_claim() {
+    let directory = |name: &[u8], nlink| WireEntry { nlink, ..wire(name, Kind::Directory) };
+    let deep =
+        frame::Head { entries: 2 * DEPTH_MAX, heap_bytes: 1 << 20, roots: vec![directory(b"", 3)], ..head() };
+    let part = || Part { entries: vec![directory(b"d", 3)], last: true };
+    let frames = vec![(0..DEPTH_MAX).map(|_| part()).collect(), vec![part()]];
+    check_parts_refused(deep, frames, "too deep");
+    let wrong = |claimed, entries| {
+        let head = frame::Head { roots: vec![directory(b"", claimed)], ..head() };
+        check_parts_refused(head, vec![vec![Part { entries, last: true }]], "wrong number of links");
+    };
+    wrong(3, vec![wire(b"f", Kind::File)]);
+    wrong(2, vec![directory(b"d", 2)]);
+    wrong(u32::MAX, vec![]);
 }
 
 #[test]
@@ -205,6 +288,44 @@ fn hostile_entries_are_refused() {
     #[expect(clippy::single_range_in_vec_init, reason = "a hole map of one hole")]
     check_refused(vec![with(Extra { holes: vec![50..101], ..Extra::default() })], "hole map");
     check_refused(vec![with(Extra { holes: vec![0..10, 10..20], ..Extra::default() })], "hole map");
+    check_refused(vec![WireEntry { nlink: 0, ..file(b"a") }], "links");
+    let target = Extra { target: b"t".to_vec(), ..Extra::default() };
+    let link = WireEntry { size: 1, extra: Some(Box::new(target)), ..wire(b"l", Kind::Symlink) };
+    check_refused(vec![WireEntry { nlink: 2, ..link.clone() }], "links");
+    check_refused(vec![WireEntry { flags: 2, ..file(b"a") }], "flags");
+    check_refused(vec![WireEntry { link: Some(EntryIndex(1)), nlink: 7, ..file(b"b") }], "hard link");
+    check_refused(
+        vec![file(b"a"), WireEntry { link: Some(EntryIndex(1)), nlink: 2, ..file(b"b") }],
+        "hard link",
+    );
+    // The limits of single entries.
+    let nanoseconds = Mtime { sec: 0, nsec: 1_000_000_000 };
+    check_refused(vec![WireEntry { mtime: nanoseconds, ..file(b"a") }], "nanoseconds");
+    check_refused(vec![WireEntry { size: 1, ..wire(b"d", Kind::Directory) }], "a directory has a size");
+    check_refused(vec![with(Extra { target: b"t".to_vec(), ..Extra::default() })], "has a target");
+    let target = |target: Vec<u8>| {
+        let size = target.len() as u64;
+        let extra = Some(Box::new(Extra { target, ..Extra::default() }));
+        WireEntry { size, extra, ..wire(b"l", Kind::Symlink) }
+    };
+    check_refused(vec![target(vec![b'a'; TARGET_BYTES_MAX + 1])], "too long");
+    check_refused(vec![target(b"a\0b".to_vec())], "NUL");
+    let config = |bytes| Extra { git_config: Some(vec![b'x'; bytes]), ..Extra::default() };
+    check_refused(vec![with(config(GIT_CONFIG_BYTES_MAX + 1))], "configuration is too long");
+    check_refused(
+        vec![WireEntry { size: 0, ..with(config(1)) }]
+            .into_iter()
+            .map(|entry| WireEntry { kind: Kind::Directory, nlink: 2, ..entry })
+            .collect(),
+        "no file",
+    );
+    let xattrs = |xattrs| with(Extra { xattrs, ..Extra::default() });
+    let named = |name: &[u8]| (name.to_vec(), vec![]);
+    check_refused(vec![xattrs(vec![(b"user.x".to_vec(), vec![0; XATTR_BYTES_MAX])])], "xattrs");
+    check_refused(vec![xattrs(vec![named(b"user.a\0b")])], "xattrs");
+    check_refused(vec![xattrs(vec![named(b"user.b"), named(b"user.a")])], "xattrs");
+    let holes = (0..=HOLES_MAX as u64).map(|at| 2 * at..2 * at + 1).collect();
+    check_refused(vec![WireEntry { size: 1 << 20, ..with(Extra { holes, ..Extra::default() }) }], "hole map");
 }
 
 #[test]

@@ -23,7 +23,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::{AtFlags, Statx, StatxFlags};
 
-use super::{Builder, EntryIndex, Kind, LeftOut, LeftOutList, Manifest, ManifestError, Meta, ROOTS_MAX};
+use super::{
+    Builder, DEPTH_MAX, EntryIndex, Kind, LeftOut, LeftOutList, LeftOutReason, Manifest, ManifestError, Meta,
+    ROOTS_MAX,
+};
 use crate::git::Surroundings;
 use crate::origin::stamps::{Stamp, StampsWriter};
 
@@ -90,8 +93,8 @@ pub enum WalkError {
     /// The cancel flag was set.
     #[error("the walk was cancelled")]
     Cancelled,
-    /// A root's path is not absolute, or there are none or too many.
-    #[error("a manifest has between 1 and {ROOTS_MAX} roots with absolute paths; {} is none of them", .0.display())]
+    /// A root's path is not absolute or holds `..`, or there are none or too many.
+    #[error("a manifest has between 1 and {ROOTS_MAX} roots with absolute paths, without `..`; {} is none of them", .0.display())]
     NotARoot(PathBuf),
     /// A root cannot be opened.
     #[error("the directory {} cannot be opened", path.display())]
@@ -187,7 +190,14 @@ impl Walk<'_> {
             self.left_out.push(LeftOut { root, path: directory.path_of(&name), reason });
         }
         let mut entries = Vec::with_capacity(listed.found.len());
+        let deepest = directory.is_deepest();
         for found in listed.found {
+            if deepest && found.entry.kind == Kind::Directory {
+                let path = directory.path_of(found.entry.name.as_bytes());
+                let reason = LeftOutReason::Limit(format!("more than {DEPTH_MAX} directories deep"));
+                self.left_out.push(LeftOut { root, path, reason });
+                continue;
+            }
             let index = EntryIndex(self.entries);
             let found = self.links.join(directory.root, index, found);
             self.entries += 1;

@@ -13,12 +13,14 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::Statx;
 
 use crate::digest::Digest;
+use crate::little_endian::{u32_at, u64_at};
 use crate::manifest::{EntryIndex, Mtime, SnapshotId};
+use crate::scratch::Partial;
 
 const HEADER_BYTES: u64 = 128;
 const RECORD_BYTES: u64 = 64;
@@ -81,32 +83,21 @@ impl Stamp {
     }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | u32::from(*b))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..at + 8].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
-}
-
 /// Writes the stamps of a manifest that is being built. Nothing appears at the path before
 /// [`finish`](Self::finish), and nothing is left when it is dropped.
 pub(crate) struct StampsWriter {
     out: BufWriter<File>,
-    path: PathBuf,
-    temporary: PathBuf,
+    partial: Partial,
     entries: u32,
     versions: blake3::Hasher,
 }
 
 impl StampsWriter {
     pub(crate) fn new(path: &Path) -> io::Result<Self> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(format!(".{}", std::process::id()));
-        let temporary = PathBuf::from(temporary);
-        let mut out = BufWriter::with_capacity(64 * 1024, File::create(&temporary)?);
+        let partial = Partial::create(path)?;
+        let mut out = BufWriter::with_capacity(64 * 1024, partial.file.try_clone()?);
         out.write_all(&[0; HEADER_BYTES as usize])?;
-        Ok(Self { out, path: path.into(), temporary, entries: 0, versions: blake3::Hasher::new() })
+        Ok(Self { out, partial, entries: 0, versions: blake3::Hasher::new() })
     }
 
     /// Adds the stamp of the next entry in manifest order.
@@ -126,17 +117,8 @@ impl StampsWriter {
     /// Binds the stamps to their manifest and puts them at their path, durably.
     pub(crate) fn finish(mut self, snapshot: SnapshotId) -> io::Result<()> {
         self.out.flush()?;
-        let file = self.out.get_ref();
-        file.write_all_at(&header(self.entries, snapshot), 0)?;
-        file.sync_all()?;
-        std::fs::rename(&self.temporary, &self.path)
-    }
-}
-
-impl Drop for StampsWriter {
-    fn drop(&mut self) {
-        // Gone already once it has been renamed.
-        let _ = std::fs::remove_file(&self.temporary);
+        self.partial.file.write_all_at(&header(self.entries, snapshot), 0)?;
+        self.partial.finish()
     }
 }
 

@@ -5,22 +5,19 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::digest::BlockIndex;
 use crate::digest_file::Bound;
 use crate::manifest::EntryIndex;
-use crate::origin::{BlockRange, Class, Deliveries, Delivery, FileFault, OriginError, RUN_BLOCKS_MAX, Run};
+use crate::origin::{
+    BlockRange, Class, Deliveries, Delivery, FileFault, OriginError, RUN_BLOCKS_MAX, Run, STALL_MAX,
+};
 
 use super::ReadError;
 use super::engine::Engine;
 use super::inode::Failure;
 use super::scheduler::{Batch, Lease, Order};
 use super::writer::Job;
-
-/// How long an origin may send nothing for a request before the request is given up. A connection that is dead is
-/// noticed earlier, by whoever holds it; this is for one that lives and stalls.
-pub(super) const IDLE_MAX: Duration = Duration::from_secs(20);
 
 /// Deliveries verified in one go, away from the tasks that serve connections.
 const VERIFIED_AT_ONCE: usize = 8;
@@ -104,7 +101,7 @@ impl Request {
                 biased;
                 () = ask.given_up() => return End::GivenUp,
                 _ = closing.wait_for(|closing| *closing) => return End::Failed(broken("the copy is being closed")),
-                first = tokio::time::timeout(IDLE_MAX, deliveries.recv()) => first,
+                first = tokio::time::timeout(STALL_MAX, deliveries.recv()) => first,
             };
             let Ok(first) = first else {
                 return End::Failed(broken("the origin sent nothing for 20 s"));

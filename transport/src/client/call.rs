@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{Connection, RecvStream};
 use tokio::time::timeout;
+use twinshare_fs::origin::STALL_MAX;
 
 use super::CallError;
 use crate::codes::{self, StreamCode};
@@ -13,9 +14,9 @@ use crate::protocol::{
 };
 use crate::wire::{FrameError, FrameReader};
 
-/// How long a read waits for the next frame with its payload. More than a server may wait for its turn and a slow disk
-/// together; a peer that does not answer at all is found out by the connection long before.
-const FRAME_MAX: Duration = Duration::from_secs(30);
+/// How long a read waits for the next frame with its payload: as long as the server waits for its own origin. A peer
+/// that does not answer at all is found out by the connection long before.
+const FRAME_MAX: Duration = STALL_MAX;
 
 /// How long a request may take to be sent: it waits where 128 others are open.
 const SEND_MAX: Duration = Duration::from_secs(30);

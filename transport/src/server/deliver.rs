@@ -6,15 +6,16 @@ use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::timeout;
-use twinshare_fs::origin::{Deliveries, Delivery, Frames, OriginError, Run};
+use twinshare_fs::origin::{Deliveries, Delivery, Frames, OriginError, Run, STALL_MAX};
 
 use super::request::Ending;
 use crate::compress;
 use crate::protocol::{Answer, Encoding, Refusal, RunHeader, Text};
 use crate::wire::FrameWriter;
 
-/// How long an origin may take for its next item: many times what a slow disk needs for 1 MiB.
-const ITEM_MAX: Duration = Duration::from_secs(60);
+/// How long an origin may take for its next item: many times what a slow disk needs for 1 MiB. The peer that asked has
+/// given up by then.
+const ITEM_MAX: Duration = STALL_MAX;
 
 /// Sends the frames of a manifest.
 pub(super) async fn frames(writer: &mut FrameWriter, mut frames: Frames) -> Result<(), Ending> {

@@ -14,7 +14,7 @@ use super::{Root, Stamp, WalkError, WalkOptions, stat};
 use crate::clock;
 use crate::confine::open_beneath;
 use crate::git::Surroundings;
-use crate::manifest::LeftOutReason;
+use crate::manifest::{DEPTH_MAX, LeftOutReason};
 
 /// How often a directory is listed that changes while it is.
 const TRIES: u32 = 4;
@@ -45,6 +45,14 @@ impl Directory {
             (path, b"") => path.to_vec(),
             (path, _) => [path, b"/", name].concat(),
         }
+    }
+
+    /// True when no directory in it may travel.
+    pub(super) fn is_deepest(&self) -> bool {
+        // A name takes two bytes at least, with its separator.
+        let depth_max = DEPTH_MAX as usize;
+        self.path.len() >= 2 * depth_max - 1
+            && self.path.iter().filter(|byte| **byte == b'/').count() + 1 >= depth_max
     }
 
     /// Its own name; empty for a root.

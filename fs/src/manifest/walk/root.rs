@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -42,8 +42,12 @@ pub(super) struct Root {
 
 /// Opens the roots, without the companions that lie inside another root; those come second.
 pub(super) fn open(paths: &[PathBuf]) -> Result<(Vec<Root>, Vec<PathBuf>), WalkError> {
-    let not_absolute = paths.iter().find(|path| !path.is_absolute());
-    if let Some(path) = not_absolute.or(paths.get(ROOTS_MAX as usize)) {
+    let climbs = |path: &PathBuf| path.components().any(|part| part == Component::ParentDir);
+    let wrong = paths.iter().find(|path| !path.is_absolute() || climbs(path));
+    // Without `//`, `/./` and a `/` at the end.
+    let normal: Vec<PathBuf> = paths.iter().map(|path| path.components().collect()).collect();
+    let paths = normal.as_slice();
+    if let Some(path) = wrong.or(paths.get(ROOTS_MAX as usize)) {
         return Err(WalkError::NotARoot(path.clone()));
     }
     let real =

@@ -439,3 +439,32 @@ fn a_tree_that_changes_is_walked_to_its_end() {
         }
     });
 }
+
+#[test]
+fn paths_of_roots_are_normal() {
+    let place = Place::new();
+    place.write("w/f", "");
+    place.write("c/f", "");
+    let untidy = |path: &str| PathBuf::from(format!("{}/{path}", place.tree.path().display()));
+    let walked = place.walk_roots(&[untidy("w/"), untidy("./c//.")], 1, &[]).unwrap();
+    let expected = ["w", "c"].map(|name| place.at(name).into_os_string().into_encoded_bytes());
+    assert_eq!(walked.manifest.meta().roots, expected);
+    let climbs = place.walk_roots(&[untidy("w/../c")], 1, &[]);
+    assert!(matches!(climbs, Err(WalkError::NotARoot(_))));
+}
+
+#[test]
+fn what_lies_too_deep_is_left_out() {
+    let place = Place::new();
+    let mut at = File::open(place.tree.path()).unwrap();
+    for _ in 0..=DEPTH_MAX {
+        rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        at = rustix::fs::openat(&at, "d", flags, Mode::empty()).unwrap().into();
+    }
+    let manifest = place.walk();
+    assert_eq!(manifest.entries(), DEPTH_MAX + 1);
+    let left_out = manifest.left_out();
+    assert!(matches!(left_out.named[0].reason, LeftOutReason::Limit(_)));
+    assert_eq!((left_out.total, left_out.named[0].path.len()), (1, 2 * DEPTH_MAX as usize + 1));
+}

@@ -80,8 +80,19 @@ pub(super) fn run(roots: &[Root], options: &WalkOptions<'_>, walk: &mut Walk<'_>
 
 fn work(roots: &[Root], options: &WalkOptions<'_>, waiting: &Waiting, done: &mpsc::Sender<Done>) {
     let mut lister = listing::Lister::new(roots, options);
+    take_all(waiting, done, |directory| lister.list(directory));
+}
+
+/// Lists batches until the queue is closed.
+fn take_all(
+    waiting: &Waiting,
+    done: &mpsc::Sender<Done>,
+    mut list: impl FnMut(&Directory) -> Result<Listed, WalkError>,
+) {
+    // A thread that panics ends the others, and with them the walk.
+    let _close = CloseAtEnd(waiting);
     while let Some(Batch { number, directories }) = waiting.pop() {
-        let list = |directory| lister.list(&directory).map(|listed| (directory, listed));
+        let list = |directory| list(&directory).map(|listed| (directory, listed));
         let listed = directories.into_iter().map(list).collect();
         if done.send((number, listed)).is_err() {
             return;
@@ -128,5 +139,29 @@ fn append_all(
                 walk.append(&directory, listed)?;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::git::Surroundings;
+
+    #[test]
+    fn a_thread_that_panics_ends_the_others() {
+        let waiting = Waiting::default();
+        let path = Vec::new();
+        let directory = Directory { root: 0, path, parent: Surroundings::default(), closed: false };
+        let (done, results) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let (waiting, second) = (&waiting, done.clone());
+            // They would wait for more; the test ends only if they do.
+            let idle = scope.spawn(move || take_all(waiting, &second, |_| panic!("of a test")));
+            let other = scope.spawn(move || take_all(waiting, &done, |_| panic!("of a test")));
+            waiting.push(Batch { number: 0, directories: vec![directory] });
+            let panicked = [idle.join().is_err(), other.join().is_err()];
+            assert_eq!(panicked.iter().filter(|panicked| **panicked).count(), 1);
+            assert!(results.recv().is_err());
+        });
     }
 }
