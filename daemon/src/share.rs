@@ -1,7 +1,8 @@
 //! What is offered to whom: the owner's side of sharing, and the seam every request of a peer passes.
 //!
 //! The registry holds what was decided; [`Shares`] keeps a copy in memory, because the seam must not block, and is
-//! the only place where either changes. So what a peer may do changes at once: the request after `unshare` is refused.
+//! the only place where either changes. So what a peer may do changes at once: after `unshare`, requests are refused, and
+//! answers under way end before their next item.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -12,7 +13,10 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::task::spawn_blocking;
 use twinshare_fs::manifest::SnapshotId;
 use twinshare_transport::identity::PeerId;
+use twinshare_transport::server::Caller;
 
+mod near;
+mod offers;
 mod policy;
 mod service;
 
@@ -24,7 +28,9 @@ use crate::home::Home;
 use crate::registry::{Registry, RegistryError, ShareMode, Tables, WorkspaceRecord};
 use crate::snapshot::{SnapshotError, Snapshots};
 use crate::workspace::{CompanionError, FileError, PlaceError, Workspace, WorkspaceName, check_place};
-use policy::Policy;
+use near::Neighbourhood;
+use offers::Descriptions;
+use policy::{Policy, Visitor};
 
 /// A lease in use is renewed this often: far more often than it must be, far less often than it is used.
 const RENEWED_EVERY: Duration = Duration::from_secs(60 * 60);
@@ -56,6 +62,10 @@ pub struct Shares {
     registry: Registry,
     snapshots: Snapshots,
     name: NodeName,
+    /// Takes no other lock.
+    neighbourhood: Neighbourhood,
+    /// What workspaces say about themselves, as it was lately.
+    descriptions: Descriptions,
     /// What the registry says. Held for look-ups and replacement only; never across an `.await`, and never together
     /// with another lock.
     policy: RwLock<Policy>,
@@ -78,6 +88,8 @@ impl Shares {
             registry,
             snapshots,
             name,
+            neighbourhood: Neighbourhood::default(),
+            descriptions: Descriptions::default(),
             policy: RwLock::default(),
             changing: AsyncMutex::default(),
             renewed: Mutex::default(),
@@ -110,7 +122,8 @@ impl Shares {
         self.change(move |tables| tables.share(&workspace, mode, &companions, SystemTime::now())).await
     }
 
-    /// No longer offers a workspace; true if it was. Every peer's next request for it is refused. Snapshots stay
+    /// No longer offers a workspace; true if it was. Peers' requests for it are refused from then on, and answers under
+    /// way end. Snapshots stay
     /// until their leases end, so that sharing it again lets mounts and clones go on.
     pub async fn unshare(&self, name: &WorkspaceName) -> Result<bool, ShareError> {
         let workspace = name.clone();
@@ -142,6 +155,7 @@ impl Shares {
         let changed = self.registry.call(act).await;
         // Also after an error: what is known then is what the registry says.
         self.reload().await?;
+        self.descriptions.forget();
         Ok(changed?)
     }
 
@@ -177,6 +191,10 @@ impl Shares {
     /// Decides on what is known now.
     fn decide<T>(&self, decide: impl FnOnce(&Policy) -> T) -> T {
         decide(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn visitor(&self, caller: &Caller) -> Visitor {
+        Visitor { peer: caller.peer, is_near: self.neighbourhood.holds(caller.address.ip()) }
     }
 
     fn renewed(&self) -> MutexGuard<'_, HashMap<(SnapshotId, PeerId), Instant>> {

@@ -63,7 +63,9 @@ impl From<CallError> for OriginError {
             CallError::OtherPeer { .. } | CallError::Deadline(_) => Self::Gone(text),
             CallError::Invalid(why) => Self::Invalid(why),
             CallError::Refused(refusal) => match refusal {
-                Refusal::NotGranted | Refusal::NoSuchWorkspace => Self::Refused(refusal.to_string()),
+                Refusal::NotGranted | Refusal::NoSuchWorkspace | Refusal::NotNear => {
+                    Self::Refused(refusal.to_string())
+                }
                 Refusal::SnapshotGone => Self::SnapshotGone,
                 Refusal::TooBusy | Refusal::Internal(_) => Self::Busy(refusal.to_string()),
                 Refusal::BadRequest => Self::Invalid(refusal.to_string()),

@@ -149,8 +149,7 @@ async fn a_client_survives_bytes_that_are_no_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_survive_lies_and_silence() {
-    let offer =
-        Offer { workspace: "w".into(), summary: "".into(), readable: true, size: None, roots: vec![] };
+    let offer = Offer { workspace: "w".into(), summary: "".into(), readable: true, size: None };
     let endless = answer(&Answer::Offer(offer)).repeat(2000);
     let liar = Liar::new(endless, false);
     let error = liar.remote.catalogue(SOON).await.unwrap_err();
@@ -168,6 +167,10 @@ struct Nothing;
 
 impl Service for Nothing {
     fn admit(&self, _: &Caller, _: &Request) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn may_go_on(&self, _: &Caller, _: SnapshotId) -> Result<(), Refusal> {
         Ok(())
     }
 

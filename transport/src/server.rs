@@ -78,6 +78,10 @@ pub trait Service: Send + Sync + 'static {
     /// methods are called only for requests that passed. Must not block.
     fn admit(&self, caller: &Caller, request: &Request) -> Result<(), Refusal>;
 
+    /// Whether an answer that reads `snapshot` may go on: asked before each of its items, so that what is withdrawn
+    /// ends answers that are under way. Must not block.
+    fn may_go_on(&self, caller: &Caller, snapshot: SnapshotId) -> Result<(), Refusal>;
+
     /// Who this node is; `theirs` is how the caller introduced itself (a hint, not a proof). Must not block.
     fn hello(&self, caller: &Caller, theirs: &Hello) -> Hello;
 

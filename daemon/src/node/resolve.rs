@@ -129,7 +129,6 @@ mod tests {
             summary: "".into(),
             readable: !name.ends_with('!'),
             size: None,
-            roots: Vec::new(),
         };
         Ok(names.iter().map(offer).collect())
     }

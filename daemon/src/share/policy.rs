@@ -12,6 +12,15 @@ use twinshare_transport::protocol::{Refusal, Request};
 use crate::registry::{Lease, ShareMode, SnapshotRecord, WorkspaceId, WorkspaceRecord};
 use crate::workspace::WorkspaceName;
 
+/// Who asks, as far as decisions go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Visitor {
+    /// Who.
+    pub(super) peer: PeerId,
+    /// Whether it is on this machine's own network.
+    pub(super) is_near: bool,
+}
+
 /// What is shared, and which snapshots there are.
 #[derive(Debug, Default)]
 pub(super) struct Policy {
@@ -46,9 +55,14 @@ impl Policy {
     }
 
     /// Whether the request may be answered at all.
-    pub(super) fn admit(&self, peer: PeerId, request: &Request) -> Result<(), Refusal> {
+    pub(super) fn admit(&self, by: Visitor, request: &Request) -> Result<(), Refusal> {
+        let peer = by.peer;
         match request {
-            Request::Hello(_) | Request::Catalogue => Ok(()),
+            Request::Hello(_) => Ok(()),
+            // All grants there are come from open shares, which are open to the network the owner is on. Whoever asks
+            // from elsewhere learns that, whatever it asks for, and not what there is.
+            _ if !by.is_near => Err(Refusal::NotNear),
+            Request::Catalogue => Ok(()),
             Request::OpenSnapshot(open) => {
                 let workspace = self.workspace(peer, &open.workspace)?;
                 open.at.map_or(Ok(()), |at| self.may_reopen(workspace.id, at))
@@ -93,8 +107,16 @@ impl Policy {
         kept.map(|_| ()).ok_or(Refusal::SnapshotGone)
     }
 
+    /// Whether an answer that reads a snapshot may go on.
+    pub(super) fn may_go_on(&self, by: Visitor, snapshot: SnapshotId) -> Result<(), Refusal> {
+        match by.is_near {
+            true => self.may_read(by.peer, snapshot),
+            false => Err(Refusal::NotNear),
+        }
+    }
+
     /// Whether this peer may read a snapshot. Without a lease there is no telling whether it exists.
-    pub(super) fn may_read(&self, peer: PeerId, snapshot: SnapshotId) -> Result<(), Refusal> {
+    fn may_read(&self, peer: PeerId, snapshot: SnapshotId) -> Result<(), Refusal> {
         let kept = self.snapshots.get(&snapshot).filter(|kept| kept.peers.contains(&peer));
         let kept = kept.ok_or(Refusal::SnapshotGone)?;
         let name = self.names.get(&kept.record.workspace);
@@ -110,7 +132,7 @@ fn is_open(record: &WorkspaceRecord) -> bool {
     record.share.as_ref().is_some_and(|share| share.mode == ShareMode::Open)
 }
 
-/// Whether a peer may read a workspace. An open share lets everyone in; there are no other grants yet.
+/// Whether a peer that is near may read a workspace. An open share lets everyone in; there are no other grants yet.
 fn is_granted(record: &WorkspaceRecord, _peer: PeerId) -> bool {
     is_open(record)
 }
@@ -128,6 +150,10 @@ mod tests {
 
     const ANNA: PeerId = PeerId([1; 32]);
     const BEN: PeerId = PeerId([2; 32]);
+
+    fn near(peer: PeerId) -> Visitor {
+        Visitor { peer, is_near: true }
+    }
 
     fn id(number: u8) -> SnapshotId {
         SnapshotId(Digest([number; 32]))
@@ -172,8 +198,8 @@ mod tests {
     #[test]
     fn everyone_may_greet_and_ask_what_there_is() {
         let policy = policy();
-        assert_eq!(policy.admit(BEN, &Request::Hello(Hello::new("ben"))), Ok(()));
-        assert_eq!(policy.admit(BEN, &Request::Catalogue), Ok(()));
+        assert_eq!(policy.admit(near(BEN), &Request::Hello(Hello::new("ben"))), Ok(()));
+        assert_eq!(policy.admit(near(BEN), &Request::Catalogue), Ok(()));
         let visible = policy.visible_to(BEN);
         assert_eq!(visible.iter().map(|record| record.name.as_str()).collect::<Vec<_>>(), ["open"]);
         assert_eq!(policy.open(), ["open".parse().unwrap()]);
@@ -184,7 +210,11 @@ mod tests {
     #[track_caller]
     fn check_open(workspace: &str, at: Option<u8>, expected: Result<(), Refusal>) {
         let request = OpenSnapshot { workspace: workspace.into(), at: at.map(id) };
-        assert_eq!(policy().admit(BEN, &Request::OpenSnapshot(request)), expected, "{workspace} {at:?}");
+        assert_eq!(
+            policy().admit(near(BEN), &Request::OpenSnapshot(request)),
+            expected,
+            "{workspace} {at:?}"
+        );
     }
 
     #[test]
@@ -205,8 +235,9 @@ mod tests {
         let files = Request::ReadFiles(ReadFiles { snapshot, files: vec![], class, compress });
         let ranges = Request::ReadRanges(ReadRanges { snapshot, ranges: vec![], class, compress });
         for request in [Request::ReadManifest(snapshot), files, ranges] {
-            assert_eq!(policy.admit(peer, &request), expected, "{request:?}");
+            assert_eq!(policy.admit(near(peer), &request), expected, "{request:?}");
         }
+        assert_eq!(policy.may_go_on(near(peer), snapshot), expected);
     }
 
     #[test]
@@ -218,5 +249,17 @@ mod tests {
         // Its grant was withdrawn: the clone is told so, and not that the snapshot is gone.
         check_read(ANNA, 3, Err(Refusal::NotGranted));
         check_read(ANNA, 4, Err(Refusal::NotGranted));
+    }
+
+    #[test]
+    fn who_comes_from_another_network_is_told_so_and_nothing_else() {
+        let (policy, far) = (policy(), Visitor { peer: ANNA, is_near: false });
+        assert_eq!(policy.admit(far, &Request::Hello(Hello::new("anna"))), Ok(()));
+        let open =
+            |name: &str| Request::OpenSnapshot(OpenSnapshot { workspace: name.into(), at: Some(id(1)) });
+        for request in [Request::Catalogue, open("open"), open("none"), Request::ReadManifest(id(1))] {
+            assert_eq!(policy.admit(far, &request), Err(Refusal::NotNear), "{request:?}");
+        }
+        assert_eq!(policy.may_go_on(far, id(1)), Err(Refusal::NotNear));
     }
 }

@@ -1,10 +1,8 @@
 //! What peers ask, answered.
 
-use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use tokio::task::spawn_blocking;
 use twinshare_fs::manifest::SnapshotId;
 use twinshare_fs::origin::Origin;
 use twinshare_transport::identity::PeerId;
@@ -13,14 +11,18 @@ use twinshare_transport::server::{Caller, Reply, Service};
 
 use super::policy::Policy;
 use super::{RENEWED_EVERY, Shares};
-use crate::home::Home;
 use crate::registry::{SnapshotRecord, Tables, WorkspaceRecord};
 use crate::snapshot::SnapshotError;
-use crate::workspace::Workspace;
 
 impl Service for Shares {
     fn admit(&self, caller: &Caller, request: &Request) -> Result<(), Refusal> {
-        self.decide(|policy| policy.admit(caller.peer, request))
+        let by = self.visitor(caller);
+        self.decide(|policy| policy.admit(by, request))
+    }
+
+    fn may_go_on(&self, caller: &Caller, snapshot: SnapshotId) -> Result<(), Refusal> {
+        let by = self.visitor(caller);
+        self.decide(|policy| policy.may_go_on(by, snapshot))
     }
 
     fn hello(&self, _caller: &Caller, _theirs: &Hello) -> Hello {
@@ -30,11 +32,16 @@ impl Service for Shares {
     fn catalogue<'a>(&'a self, caller: &'a Caller) -> Reply<'a, Vec<Offer>> {
         Box::pin(async {
             let visible = self.decide(|policy| visible(policy, caller.peer));
-            let home = self.home.clone();
-            let offers = spawn_blocking(move || {
-                visible.iter().map(|(record, size)| offer(record, *size, &home)).collect()
-            });
-            offers.await.map_err(|_| refuse(&SnapshotError::Stopping))
+            let records = visible.iter().map(|(record, _)| record.clone()).collect();
+            let descriptions = self.descriptions.of(records).await;
+            let descriptions = descriptions.ok_or_else(|| refuse(&SnapshotError::Stopping))?;
+            let offer = |(record, size): (WorkspaceRecord, Option<TreeSize>)| Offer {
+                workspace: record.name.as_str().into(),
+                summary: descriptions.get(&record.id).map_or("", String::as_str).into(),
+                readable: true,
+                size,
+            };
+            Ok(visible.into_iter().map(offer).collect())
         })
     }
 
@@ -114,21 +121,6 @@ fn visible(policy: &Policy, peer: PeerId) -> Vec<(WorkspaceRecord, Option<TreeSi
         (record, size)
     })
     .collect()
-}
-
-/// How a workspace is offered. One whose file cannot be used is offered without what stands in it: its owner learns
-/// of it from the log when a peer opens it.
-fn offer(record: &WorkspaceRecord, size: Option<TreeSize>, home: &Home) -> Offer {
-    let loaded = Workspace::load(record).ok();
-    let roots = loaded.as_ref().and_then(|workspace| workspace.roots(home).ok());
-    let roots = roots.unwrap_or_else(|| vec![record.directory.clone()]);
-    Offer {
-        workspace: record.name.as_str().into(),
-        summary: loaded.map(|workspace| workspace.file.description).unwrap_or_default().into(),
-        readable: true,
-        size,
-        roots: roots.into_iter().map(|root| root.into_os_string().into_vec()).collect(),
-    }
 }
 
 /// Logs why a request failed, and says what the peer is told: texts name paths of this machine and are not for it.

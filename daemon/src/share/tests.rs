@@ -8,7 +8,7 @@ use std::sync::Arc;
 use twinshare_fs::digest::Digest;
 use twinshare_fs::manifest::EntryIndex;
 use twinshare_fs::manifest::frame::{Frame, decode};
-use twinshare_fs::origin::{Class, Delivery};
+use twinshare_fs::origin::{Class, Delivery, OriginError};
 use twinshare_transport::client::{CallError, Client, Remote};
 use twinshare_transport::identity::Identity;
 use twinshare_transport::protocol::{Hello, Refusal};
@@ -126,7 +126,7 @@ async fn names(remote: &Remote, snapshot: SnapshotId) -> Result<Vec<String>, Str
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_share_is_seen_and_read_by_everyone() {
     let owner = Owner::new().await;
-    let directory = owner.workspace("demo").await;
+    owner.workspace("demo").await;
     owner.share("demo", ShareMode::Open).await;
     assert_eq!(*owner.shares.open_to_all().borrow(), ["demo".parse().unwrap()]);
     let visitor = owner.visitor();
@@ -135,9 +135,6 @@ async fn an_open_share_is_seen_and_read_by_everyone() {
     let offers = visitor.catalogue(SOON).await.unwrap();
     assert_eq!(offers.len(), 1);
     assert_eq!((&*offers[0].workspace, &*offers[0].summary, offers[0].size), ("demo", "A demo.", None));
-    let companion = format!("{}-companion", directory.display());
-    let roots = [directory.to_str().unwrap(), &companion].map(|root| root.as_bytes().to_vec());
-    assert_eq!(offers[0].roots, roots);
     let snapshot = open(&visitor, "demo", None).await.unwrap();
     assert_eq!(names(&visitor, snapshot).await.unwrap(), ["f", "twinshare.yaml", "c"]);
     let origin = visitor.origin(snapshot);
@@ -216,6 +213,32 @@ async fn a_withdrawn_share_is_refused_at_the_next_request() {
     let error = names(&visitor, snapshot).await.unwrap_err();
     assert!(error.contains("no longer serves"), "{error}");
     assert_eq!(owner.snapshots_on_disk(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_withdrawn_share_ends_what_is_under_way() {
+    let owner = Owner::new().await;
+    let directory = owner.workspace("demo").await;
+    // Far more than lies between the disk and a reader that does not take it.
+    let bytes: Vec<u8> =
+        (0..48u32 << 18).flat_map(|word| word.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
+    fs::write(directory.join("large"), &bytes).unwrap();
+    owner.share("demo", ShareMode::Open).await;
+    let visitor = owner.visitor();
+    let snapshot = open(&visitor, "demo", None).await.unwrap();
+    let place = names(&visitor, snapshot).await.unwrap().iter().position(|name| name == "large").unwrap();
+    // Before the entries come the two roots.
+    let large = EntryIndex(place as u32 + 2);
+    let mut deliveries = visitor.origin(snapshot).read_files(vec![large], Class::Bulk);
+    assert!(matches!(deliveries.recv().await, Some(Ok(Delivery::Run(_)))));
+    owner.shares.unshare(&"demo".parse().unwrap()).await.unwrap();
+    let last = loop {
+        match tokio::time::timeout(SOON, deliveries.recv()).await.unwrap() {
+            Some(Ok(Delivery::Run(_))) => {}
+            last => break last,
+        }
+    };
+    assert!(matches!(last, Some(Err(OriginError::Refused(_)))), "{last:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -302,7 +325,7 @@ async fn what_is_wrong_is_told_to_the_owner_and_not_to_the_peer() {
     share().await.unwrap();
     fs::write(&file, "broken").unwrap();
     let visitor = owner.visitor();
-    assert_eq!(visitor.catalogue(SOON).await.unwrap()[0].roots.len(), 1);
+    assert_eq!(visitor.catalogue(SOON).await.unwrap().len(), 1);
     match open(&visitor, "demo", None).await {
         Err(Refusal::Internal(text)) => assert!(!text.contains(directory.to_str().unwrap()), "{text}"),
         other => panic!("{other:?}"),

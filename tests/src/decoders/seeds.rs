@@ -161,7 +161,6 @@ fn answers() -> Vec<Answer> {
             summary: Text::new("a model"),
             readable: true,
             size: Some(size),
-            roots: vec![b"/home/ada/work".to_vec()],
         }),
         Answer::Snapshot(SnapshotInfo { id: snapshot(), size }),
         Answer::ManifestFrame(70_000),

@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 use twinshare_fs::digest::{BlockIndex, Digest};
 use twinshare_fs::manifest::frame::ENCODED_BYTES_MAX;
-use twinshare_fs::manifest::{EntryIndex, ROOTS_MAX, SnapshotId, TARGET_BYTES_MAX};
+use twinshare_fs::manifest::{EntryIndex, SnapshotId};
 use twinshare_fs::origin::{FileFault, RUN_BLOCKS_MAX};
 
 use super::{BadFrame, Hello, Text};
 
-/// Bytes of an encoded answer at most, without the payload behind it: an offer with every root at its longest.
-pub const ANSWER_BYTES_MAX: usize = 320 * 1024;
+/// Bytes of an encoded answer at most, without the payload behind it: an offer has two texts, a run 16 digests.
+pub const ANSWER_BYTES_MAX: usize = 4096;
 
 /// Bytes of a run's payload at most: its blocks, uncompressed.
 pub const RUN_BYTES_MAX: usize = RUN_BLOCKS_MAX * 64 * 1024;
@@ -94,9 +94,6 @@ pub struct Offer {
     pub readable: bool,
     /// Its size, where it is known without walking the tree.
     pub size: Option<TreeSize>,
-    /// The absolute path of each root on that node, the workspace's own first; at most [`ROOTS_MAX`] of at most
-    /// [`TARGET_BYTES_MAX`] bytes.
-    pub roots: Vec<Vec<u8>>,
 }
 
 /// How large a tree is.
@@ -162,6 +159,9 @@ pub enum Refusal {
     /// The server failed; the text is for the log.
     #[error("the peer failed: {0}")]
     Internal(Text),
+    /// What is open is open to the server's own network, in which the caller's address does not lie.
+    #[error("it lets in only nodes on its own network, and this one comes from elsewhere")]
+    NotNear,
 }
 
 impl Answer {
@@ -216,23 +216,17 @@ impl Answer {
     /// Bounds that the types do not carry.
     fn check(&self) -> Result<(), BadFrame> {
         let within = match self {
-            Self::Offer(offer) => offer.is_within_limits(),
             Self::ManifestFrame(bytes) => *bytes as usize <= ENCODED_BYTES_MAX,
             Self::Run(run) => run.is_within_limits(),
             Self::Done
             | Self::Refused(_)
             | Self::Hello(_)
+            | Self::Offer(_)
             | Self::Snapshot(_)
             | Self::End(_)
             | Self::Fault(..) => true,
         };
         if within { Ok(()) } else { Err(BadFrame::Limit) }
-    }
-}
-
-impl Offer {
-    fn is_within_limits(&self) -> bool {
-        self.roots.len() <= ROOTS_MAX as usize && self.roots.iter().all(|root| root.len() <= TARGET_BYTES_MAX)
     }
 }
 

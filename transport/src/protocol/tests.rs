@@ -65,17 +65,12 @@ fn the_bytes_of_answers() {
     check_answer(Answer::Refused(Refusal::TooBusy), "01 03");
     check_answer(Answer::Refused(Refusal::BadRequest), "01 04");
     check_answer(Answer::Refused(Refusal::Internal("no".into())), "01 05 026e6f");
+    check_answer(Answer::Refused(Refusal::NotNear), "01 06");
     let hello = Hello { revision: 1, name: "ada".into(), software: "x/1".into() };
     check_answer(Answer::Hello(hello), "02 01 03616461 03782f31");
     let size = TreeSize { entries: 2, file_bytes: 1 << 14 };
-    let offer = Offer {
-        workspace: "w".into(),
-        summary: "s".into(),
-        readable: true,
-        size: Some(size),
-        roots: vec![b"/w".to_vec()],
-    };
-    check_answer(Answer::Offer(offer), "03 0177 0173 01 01 02 808001 01 022f77");
+    let offer = Offer { workspace: "w".into(), summary: "s".into(), readable: true, size: Some(size) };
+    check_answer(Answer::Offer(offer), "03 0177 0173 01 01 02 808001");
     check_answer(Answer::Snapshot(SnapshotInfo { id: ID, size }), &format!("04 {} 02 808001", id()));
     check_answer(Answer::ManifestFrame(300), "05 ac02");
     let run = |encoding| {
@@ -109,7 +104,7 @@ fn what_is_no_message_is_refused() {
     assert_eq!(answer(b""), BadFrame::Body);
     assert_eq!(answer(&[9]), BadFrame::Unknown(9));
     assert_eq!(answer(&[0, 0]), BadFrame::Body);
-    assert_eq!(answer(&[1, 6]), BadFrame::Body, "an unknown refusal");
+    assert_eq!(answer(&[1, 7]), BadFrame::Body, "an unknown refusal");
     assert_eq!(answer(&vec![0; ANSWER_BYTES_MAX + 1]), BadFrame::Limit);
 }
 
@@ -174,9 +169,16 @@ fn the_largest_of_everything_fits_its_message() {
         summary: long,
         readable: true,
         size: Some(TreeSize { entries: u32::MAX, file_bytes: u64::MAX }),
-        roots: vec![vec![b'x'; 4095]; 64],
     };
     assert!(Answer::Offer(offer).encode().unwrap().len() <= ANSWER_BYTES_MAX);
+    let run = RunHeader {
+        file: EntryIndex(u32::MAX),
+        first: BlockIndex(1 << 62),
+        digests: vec![ID.0; RUN_BLOCKS_MAX],
+        payload_bytes: RUN_BYTES_MAX as u32,
+        encoding: Encoding::Zstd,
+    };
+    assert!(Answer::Run(run).encode().unwrap().len() <= ANSWER_BYTES_MAX);
 }
 
 #[test]
@@ -244,6 +246,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         Just(Refusal::TooBusy),
         Just(Refusal::BadRequest),
         text().prop_map(Refusal::Internal),
+        Just(Refusal::NotNear),
     ]
 }
 
@@ -252,10 +255,8 @@ fn size() -> impl Strategy<Value = TreeSize> {
 }
 
 fn offer() -> impl Strategy<Value = Offer> {
-    let roots = vec(vec(any::<u8>(), 0..50), 0..5);
-    (text(), text(), any::<bool>(), option::of(size()), roots).prop_map(
-        |(workspace, summary, readable, size, roots)| Offer { workspace, summary, readable, size, roots },
-    )
+    (text(), text(), any::<bool>(), option::of(size()))
+        .prop_map(|(workspace, summary, readable, size)| Offer { workspace, summary, readable, size })
 }
 
 fn run_header() -> impl Strategy<Value = RunHeader> {

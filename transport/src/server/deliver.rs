@@ -17,24 +17,31 @@ use crate::wire::FrameWriter;
 /// given up by then.
 const ITEM_MAX: Duration = STALL_MAX;
 
-/// Sends the frames of a manifest.
-pub(super) async fn frames(writer: &mut FrameWriter, mut frames: Frames) -> Result<(), Ending> {
+/// Sends the frames of a manifest, as long as it may.
+pub(super) async fn frames(
+    writer: &mut FrameWriter,
+    mut frames: Frames,
+    may_go_on: impl Fn() -> Result<(), Refusal>,
+) -> Result<(), Ending> {
     while let Some(frame) = next(writer, &mut frames).await? {
+        may_go_on()?;
         writer.answer(&Answer::ManifestFrame(frame.len() as u32)).await?;
         writer.payload(frame).await?;
     }
     Ok(())
 }
 
-/// Sends what was read of `asked` files or ranges.
+/// Sends what was read of `asked` files or ranges, as long as it may.
 pub(super) async fn deliveries(
     writer: &mut FrameWriter,
     mut deliveries: Deliveries,
     asked: usize,
     compress: bool,
+    may_go_on: impl Fn() -> Result<(), Refusal>,
 ) -> Result<(), Ending> {
     let mut concluded = 0;
     while let Some(delivery) = next(writer, &mut deliveries).await? {
+        may_go_on()?;
         match delivery {
             Delivery::Run(run) => send_run(writer, run, compress).await?,
             Delivery::End(file) => {

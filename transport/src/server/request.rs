@@ -173,21 +173,27 @@ impl Running<'_> {
     async fn read_manifest(&self, writer: &mut FrameWriter, snapshot: SnapshotId) -> Result<(), Ending> {
         let _turn = self.turn(Class::Demand).await?;
         let origin = self.origin(snapshot).await?;
-        deliver::frames(writer, origin.read_manifest()).await
+        deliver::frames(writer, origin.read_manifest(), || self.may_go_on(snapshot)).await
     }
 
     async fn read_files(&self, writer: &mut FrameWriter, read: ReadFiles) -> Result<(), Ending> {
         let _turn = self.turn(read.class).await?;
         let origin = self.origin(read.snapshot).await?;
         let asked = read.files.len();
-        deliver::deliveries(writer, origin.read_files(read.files, read.class), asked, read.compress).await
+        let deliveries = origin.read_files(read.files, read.class);
+        deliver::deliveries(writer, deliveries, asked, read.compress, || self.may_go_on(read.snapshot)).await
     }
 
     async fn read_ranges(&self, writer: &mut FrameWriter, read: ReadRanges) -> Result<(), Ending> {
         let _turn = self.turn(read.class).await?;
         let origin = self.origin(read.snapshot).await?;
         let asked = read.ranges.len();
-        deliver::deliveries(writer, origin.read_ranges(read.ranges, read.class), asked, read.compress).await
+        let deliveries = origin.read_ranges(read.ranges, read.class);
+        deliver::deliveries(writer, deliveries, asked, read.compress, || self.may_go_on(read.snapshot)).await
+    }
+
+    fn may_go_on(&self, snapshot: SnapshotId) -> Result<(), Refusal> {
+        self.shared.service.may_go_on(&self.caller, snapshot)
     }
 
     async fn origin(&self, snapshot: SnapshotId) -> Result<Arc<dyn Origin>, Refusal> {

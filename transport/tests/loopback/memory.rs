@@ -147,7 +147,6 @@ pub(crate) fn offer() -> Offer {
         summary: "a demonstration".into(),
         readable: true,
         size: Some(TreeSize { entries: 5, file_bytes: 1 << 40 }),
-        roots: vec![b"/home/ada/demo".to_vec(), b"/opt/python\xff".to_vec()],
     }
 }
 
@@ -158,6 +157,13 @@ impl Service for Offering {
             Request::Hello(_) => Ok(()),
             _ if self.banned.lock().unwrap().contains(&caller.peer) => Err(Refusal::NotGranted),
             _ => Ok(()),
+        }
+    }
+
+    fn may_go_on(&self, caller: &Caller, _: SnapshotId) -> Result<(), Refusal> {
+        match self.banned.lock().unwrap().contains(&caller.peer) {
+            true => Err(Refusal::NotGranted),
+            false => Ok(()),
         }
     }
 

@@ -132,6 +132,10 @@ impl Service for OneFile {
         Ok(())
     }
 
+    fn may_go_on(&self, _: &Caller, _: SnapshotId) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     fn hello(&self, _: &Caller, _: &Hello) -> Hello {
         Hello::new("bench")
     }
