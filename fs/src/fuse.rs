@@ -13,6 +13,7 @@ mod fusermount;
 mod helper;
 mod holders;
 mod interrupt;
+mod liveness;
 mod mount;
 mod mountinfo;
 mod privilege;
@@ -21,6 +22,7 @@ mod unmount;
 mod waits;
 
 pub use holders::{HeldBy, Holder};
+pub use liveness::{is_dead, is_fuse};
 pub use mount::{MountError, MountOptions, MountedRoot, SessionEnd};
 pub use privilege::{MountMode, Mounter};
 pub use unmount::{UnmountError, sweep_dead};

@@ -222,7 +222,9 @@ fn from_mount(error: MountError) -> Failure {
         MountError::NoDevice | MountError::DeviceClosed | MountError::NoFusermount => {
             Failure::Unsupported(error.to_string())
         }
-        MountError::OnFuse(_) | MountError::NoMountPoint { .. } => Failure::Directory(chain(&error)),
+        MountError::OnFuse(_) | MountError::Silent(_) | MountError::NoMountPoint { .. } => {
+            Failure::Directory(chain(&error))
+        }
         MountError::DeadMount(_) | MountError::Refused { .. } | MountError::NotServed { .. } => {
             Failure::Other(chain(&error))
         }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::adapter::Adapter;
 use super::direct::{DEVICE, Spec, open_device};
 use super::fusermount::FusermountError;
+use super::liveness::{in_time, is_fuse};
 use super::mountinfo::{Mounted, mounted_at};
 use super::privilege::{Mounter, Route};
 use super::unmount::{UnmountError, unmount};
@@ -23,8 +24,6 @@ const NAME_BYTES_MAX: usize = 200;
 /// Read-ahead that keeps a link busy: with an origin 10 ms away 4 MiB read twenty times as fast as the kernel's own
 /// 128 KiB.
 const READ_AHEAD_KIB: u32 = 4096;
-/// `FUSE_SUPER_MAGIC` (`linux/magic.h`).
-const FUSE_MAGIC: u64 = 0x6573_5546;
 
 /// What a mount shall be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +57,12 @@ pub enum MountError {
     /// The process that served a mount there has died.
     #[error("the mount on {} is dead: unmount it first (`fusermount3 -u {}`)", .0.display(), .0.display())]
     DeadMount(PathBuf),
+    /// What is mounted there, or above, does not answer.
+    #[error(
+        "{} lies on a mount that does not answer: let the process go on that serves it, or choose another directory",
+        .0.display()
+    )]
+    Silent(PathBuf),
     /// There is no directory to mount on.
     #[error("{} cannot be mounted on", .at.display())]
     NoMountPoint {
@@ -110,7 +115,7 @@ impl Mounter {
     /// which must run for as long as the mount does.
     ///
     /// `at` is reached by its path here and when it is unmounted, never in between. Blocks for a few milliseconds,
-    /// 10 s at worst.
+    /// 12 s at worst.
     pub fn mount(
         &self,
         view: TreeView,
@@ -118,7 +123,7 @@ impl Mounter {
         options: &MountOptions,
         runtime: Handle,
     ) -> Result<MountedRoot, MountError> {
-        let at = mount_point(at)?;
+        let at = in_time(at, mount_point).unwrap_or_else(|| Err(MountError::Silent(at.into())))?;
         check_device()?;
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let source = format!("twinshare:{}", cleaned(&options.name));
@@ -194,11 +199,10 @@ impl Route {
 /// The mount point as the table of mounts will name it.
 fn mount_point(at: &Path) -> Result<PathBuf, MountError> {
     let no_mount_point = |source| MountError::NoMountPoint { at: at.into(), source };
-    let statfs = rustix::fs::statfs(at);
-    match statfs.map(|statfs| statfs.f_type.cast_unsigned()) {
+    match rustix::fs::statfs(at) {
         Err(Errno::NOTCONN) => return Err(MountError::DeadMount(at.into())),
         Err(errno) => return Err(no_mount_point(errno.into())),
-        Ok(FUSE_MAGIC) => return Err(MountError::OnFuse(at.into())),
+        Ok(statfs) if is_fuse(&statfs) => return Err(MountError::OnFuse(at.into())),
         Ok(_) => {}
     }
     let at = at.canonicalize().map_err(no_mount_point)?;

@@ -1,7 +1,6 @@
 //! Unmounting: plainly, and with a word on who is in the way.
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use rustix::io::Errno;
 use super::direct;
 use super::fusermount::{Fusermount, FusermountError};
 use super::holders::{Holder, holders};
+use super::liveness::dead_mount;
 use super::mountinfo::{Device, Mounted, mounted_at};
 use super::privilege::{Mounter, Route};
 
@@ -101,7 +101,8 @@ impl Mounter {
 }
 
 /// Unmounts a mount of ours whose server has died; false when there is none at `at`. Never touches one that lives, or
-/// one of another kind. Needs no [`Mounter`], hence works for any process of the user. Blocks, 10 s at worst.
+/// whose server is silent, or one of another kind. Needs no [`Mounter`], hence works for any process of the user.
+/// Blocks, 12 s at worst.
 pub fn sweep_dead(at: &Path) -> Result<bool, UnmountError> {
     sweep(at, |at| match direct::unmount(at).map_err(Failure::from) {
         Err(Failure::NotPermitted) => Ok(Fusermount.unmount(at)?),
@@ -115,19 +116,6 @@ fn sweep(at: &Path, by: impl Fn(&Path) -> Result<(), Failure>) -> Result<bool, U
         Ok(None) => Ok(false),
         Err(error) => Err(UnmountError::Refused { at: at.into(), why: error.to_string() }),
     }
-}
-
-/// The mount at `at`, if it is ours and nobody serves it.
-fn dead_mount(at: &Path) -> io::Result<Option<Mounted>> {
-    if !rustix::fs::statfs(at).is_err_and(|errno| errno == Errno::NOTCONN) {
-        return Ok(None);
-    }
-    // The mount point itself cannot be asked any more.
-    let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else {
-        return Ok(None);
-    };
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    Ok(mounted_at(&parent.canonicalize()?.join(name))?.filter(Mounted::is_ours))
 }
 
 /// Unmounts `mount` unless something else is mounted there by now.

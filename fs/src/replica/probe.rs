@@ -16,6 +16,7 @@ use super::extents::{Method, blocks_on_disk};
 use super::state::{self, FileState};
 use super::store::link_into;
 use crate::digest::{BLOCK_BYTES, BlockIndex};
+use crate::fuse::is_fuse;
 use crate::manifest::{EntryIndex, Mtime};
 
 /// What was found out about a filesystem that can hold a replica.
@@ -59,8 +60,6 @@ impl From<Errno> for Refusal {
     }
 }
 
-/// `FUSE_SUPER_MAGIC` of `fs/fuse/inode.c`.
-const FUSE: i64 = 0x6573_5546;
 /// `TMPFS_MAGIC` of `linux/magic.h`.
 const TMPFS: i64 = 0x0102_1994;
 
@@ -71,8 +70,9 @@ const WRITTEN: [(u64, u8); 2] = [(65, 1), (97, 0)];
 
 /// Tries the filesystem of `directory` out with a file that never gets a name that stays.
 pub(super) fn probe(directory: BorrowedFd<'_>) -> Result<Backing, Refusal> {
-    let magic = rustix::fs::fstatfs(directory)?.f_type as i64;
-    if magic == FUSE {
+    let statfs = rustix::fs::fstatfs(directory)?;
+    let magic = statfs.f_type as i64;
+    if is_fuse(&statfs) {
         return Err(lacks("it is a FUSE filesystem itself"));
     }
     refuse_torn_writes(directory)?;

@@ -272,6 +272,24 @@ fn a_dead_mount_is_swept_and_a_living_one_left() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_mount_whose_server_is_stopped_holds_nobody_up() -> Result<()> {
+    for who in Who::all() {
+        let place = Place::new(*who)?;
+        fs::write(place.source().join("file"), "x")?;
+        let mut served = place.serve("wait=20s")?;
+        served.stop()?;
+        let began = Instant::now();
+        let swept = sweep(&place)?;
+        let took = began.elapsed();
+        served.go_on()?;
+        ensure!(swept == "false" && is_mounted(&place)?, "a mount whose server is stopped was swept");
+        ensure!(took < Duration::from_secs(15), "it took {took:?}");
+        served.ask("unmount")?;
+    }
+    Ok(())
+}
+
 /// A process that has its working directory in `directory`, run by whoever serves: nobody else may go there.
 fn sleeper_in(place: &Place, directory: &Path) -> Result<Child> {
     let mut command = place.command("sh");

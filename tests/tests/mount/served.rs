@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FileType, Mode, makedev, mknodat};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tempfile::TempDir;
 
@@ -182,6 +183,25 @@ impl Served {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Stops the server; whatever asks the mount waits until it goes on.
+    pub(crate) fn stop(&self) -> Result<()> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::STOP)?;
+        let stat = format!("/proc/{}/stat", self.child.id());
+        let stopped = || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
+        let until = Instant::now() + ANSWER_BOUND;
+        while !stopped() {
+            ensure!(Instant::now() < until, "the server does not stop");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Lets a stopped server go on.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
     }
 
     fn line(&mut self) -> Result<String> {
