@@ -188,7 +188,7 @@ impl TreeView {
         match file.content {
             Content::Text(text) => Ok(Now::Ready(part(&text, offset, length))),
             Content::OfReplica(inode) => match self.replica.try_read(inode, offset, length) {
-                TryRead::Ready(bytes) => whole(bytes, file.size, offset, length).map(Now::Ready),
+                TryRead::Ready(bytes) => whole(bytes, file.entry.size(), offset, length).map(Now::Ready),
                 TryRead::WouldWait => Ok(Now::Later),
             },
         }
@@ -197,7 +197,8 @@ impl TreeView {
     /// As [`try_read`](Self::try_read), after a wait for what is not here: exactly these bytes or an error. Cancel
     /// safe.
     pub async fn read(&self, node: NodeId, offset: u64, length: u32) -> Result<Bytes, ViewError> {
-        let File { size, content } = self.file(node)?;
+        let File { entry, content, .. } = self.file(node)?;
+        let size = entry.size();
         match content {
             Content::Text(text) => Ok(part(&text, offset, length)),
             Content::OfReplica(inode) => {
@@ -229,7 +230,7 @@ impl TreeView {
         if entry.kind() == Kind::Directory { Ok(entry.index()) } else { Err(ViewError::NotADirectory) }
     }
 
-    fn file(&self, node: NodeId) -> Result<File, ViewError> {
+    fn file(&self, node: NodeId) -> Result<File<'_>, ViewError> {
         let entry = self.entry(node)?;
         let shown = self.shown(&entry)?;
         let content = match (entry.kind(), shown.text()) {
@@ -238,7 +239,7 @@ impl TreeView {
             (Kind::Directory, _) => return Err(ViewError::IsADirectory),
             (Kind::Symlink, _) => return Err(ViewError::WrongKind),
         };
-        Ok(File { size: entry.size(), content })
+        Ok(File { entry, shown, content })
     }
 
     fn shown(&self, entry: &Entry<'_>) -> Result<Arc<Shown>, ViewError> {
@@ -287,9 +288,9 @@ impl TreeView {
 }
 
 /// A file to be read.
-struct File {
-    /// Its bytes in the manifest.
-    size: u64,
+struct File<'m> {
+    entry: Entry<'m>,
+    shown: Arc<Shown>,
     content: Content,
 }
 

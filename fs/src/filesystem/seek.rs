@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{NodeId, TreeView, ViewError};
+use super::{File, NodeId, TreeView, ViewError};
 
 /// What to look for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,9 +16,7 @@ pub enum Seek {
 impl TreeView {
     /// The first offset at or after `offset` at which there is what is looked for.
     pub fn seek(&self, node: NodeId, offset: u64, seek: Seek) -> Result<u64, ViewError> {
-        self.file(node)?;
-        let entry = self.entry(node)?;
-        let shown = self.shown(&entry)?;
+        let File { entry, shown, .. } = self.file(node)?;
         find(shown.holes(), shown.size(&entry), offset, seek).ok_or(ViewError::BeyondEnd)
     }
 }
