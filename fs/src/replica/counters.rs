@@ -14,6 +14,10 @@ use crate::origin::Class;
 /// Powers of two of microseconds in the histogram of waits; the last one is half an hour.
 const BUCKETS: usize = 32;
 
+/// Errors logged within [`LOGGED_WITHIN`] at most: an origin can cause as many as it likes.
+const LOGGED_MAX: u32 = 20;
+const LOGGED_WITHIN: Duration = Duration::from_secs(60);
+
 /// Numbers that only grow, and short lists. Nothing here is waited for.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
@@ -32,6 +36,30 @@ struct Lists {
     stale: Vec<String>,
     stale_total: u64,
     errors: VecDeque<(Instant, u64, String)>,
+    logged: Logged,
+}
+
+/// How much has been logged lately.
+#[derive(Debug, Default)]
+struct Logged {
+    since: Option<Instant>,
+    lines: u32,
+    left_out: u64,
+}
+
+impl Logged {
+    /// True when one more line may be logged; with it goes how many were not.
+    fn may_log(&mut self, now: Instant) -> Option<u64> {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= LOGGED_WITHIN) {
+            (self.since, self.lines) = (Some(now), 0);
+        }
+        if self.lines >= LOGGED_MAX {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
 }
 
 impl Counters {
@@ -48,7 +76,7 @@ impl Counters {
     /// A read begins to wait.
     pub(super) fn wait(&self) -> Wait<'_> {
         self.waiting.fetch_add(1, Relaxed);
-        Wait { counters: self, began: Instant::now() }
+        Wait { counters: self, began: Instant::now(), served: false }
     }
 
     fn served(&self, after: Duration) {
@@ -87,7 +115,7 @@ impl Counters {
         (lists.stale.clone(), lists.stale_total)
     }
 
-    /// Lists and logs something that went wrong. The same thing again is only counted.
+    /// Lists something that went wrong, and logs it unless much was logged lately. The same thing again is only counted.
     pub(super) fn error(&self, text: String) {
         let mut lists = lock(&self.lists);
         if let Some((at, times, last)) = lists.errors.back_mut()
@@ -96,11 +124,18 @@ impl Counters {
             (*at, *times) = (Instant::now(), *times + 1);
             return;
         }
-        tracing::warn!("{text}");
         if lists.errors.len() >= LISTED_MAX {
             lists.errors.pop_front();
         }
-        lists.errors.push_back((Instant::now(), 1, text));
+        let now = Instant::now();
+        lists.errors.push_back((now, 1, text.clone()));
+        let may_log = lists.logged.may_log(now);
+        drop(lists);
+        match may_log {
+            Some(0) => tracing::warn!("{text}"),
+            Some(left_out) => tracing::warn!(left_out, "{text}"),
+            None => {}
+        }
     }
 
     pub(super) fn errors(&self) -> Vec<ErrorLine> {
@@ -119,20 +154,23 @@ impl Counters {
 pub(super) struct Wait<'c> {
     counters: &'c Counters,
     began: Instant,
+    served: bool,
 }
 
 impl Wait<'_> {
     /// It got what it waited for.
-    pub(super) fn served(self) {
-        self.counters.served(self.began.elapsed());
-        self.counters.failed.fetch_sub(1, Relaxed);
+    pub(super) fn served(mut self) {
+        self.served = true;
     }
 }
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         self.counters.waiting.fetch_sub(1, Relaxed);
-        self.counters.failed.fetch_add(1, Relaxed);
+        match self.served {
+            true => self.counters.served(self.began.elapsed()),
+            false => _ = self.counters.failed.fetch_add(1, Relaxed),
+        }
     }
 }
 
@@ -174,6 +212,33 @@ mod tests {
         drop(counters.wait());
         let waits = counters.demand();
         assert_eq!((waits.waiting, waits.served, waits.failed), (0, 1, 1));
+    }
+
+    #[test]
+    fn a_flood_of_errors_does_not_flood_the_log() {
+        let (mut logged, now) = (Logged::default(), Instant::now());
+        for _ in 0..LOGGED_MAX {
+            assert_eq!(logged.may_log(now), Some(0));
+        }
+        assert_eq!((logged.may_log(now), logged.may_log(now + LOGGED_WITHIN / 2)), (None, None));
+        assert_eq!(logged.may_log(now + LOGGED_WITHIN), Some(2));
+        assert_eq!(logged.may_log(now + LOGGED_WITHIN), Some(0));
+    }
+
+    #[test]
+    fn failed_waits_never_count_below_none() {
+        let counters = Counters::default();
+        let wait = counters.wait();
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                while counters.demand().waiting > 0 {
+                    assert_eq!(counters.demand().failed, 0);
+                }
+            });
+            (0..10_000).for_each(|_| counters.wait().served());
+            wait.served();
+            watch.join().unwrap();
+        });
     }
 
     #[test]
