@@ -3,7 +3,7 @@
 //! The totals come from the manifest. What is here comes from the disk: only directories that exist are looked into,
 //! so a new replica costs nothing and a full one a few microseconds a file.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -39,8 +39,12 @@ pub(super) async fn run(engine: Arc<Engine>) {
 fn count(engine: &Arc<Engine>) {
     let ledger = engine.ledger();
     count_totals(engine, &ledger);
-    if count_resident(engine).is_some() {
-        ledger.is_counted.store(true, Relaxed);
+    match count_resident(engine) {
+        Ok(()) => ledger.is_counted.store(true, Relaxed),
+        Err(Uncounted::Closing) => {}
+        Err(Uncounted::Disk(errno)) => {
+            engine.counters.error(format!("what is on the disk cannot be counted: {errno}"));
+        }
     }
 }
 
@@ -51,10 +55,10 @@ fn count_totals(engine: &Engine, ledger: &Ledger) {
         files += 1;
         let mut content = block_count(entry.size());
         if entry.has_extra() {
-            let here = hole_blocks(&entry.extra().holes, entry.size());
-            holes += here;
-            hole_bytes += (here * crate::digest::BLOCK_BYTES).min(entry.size());
-            content -= here;
+            let (blocks, bytes) = hole_blocks(&entry.extra().holes, entry.size());
+            holes += blocks;
+            hole_bytes += bytes;
+            content -= blocks;
         }
         empty += u64::from(content == 0);
     }
@@ -66,26 +70,34 @@ fn is_inode(entry: &Entry<'_>) -> bool {
     entry.kind() == Kind::File && entry.inode() == entry.index()
 }
 
-/// Loads every file that is on the disk, which counts it; `None` when it was cut short.
-fn count_resident(engine: &Arc<Engine>) -> Option<()> {
+/// Why not everything was counted.
+enum Uncounted {
+    /// The replica is being closed.
+    Closing,
+    /// The disk failed.
+    Disk(Errno),
+}
+
+/// Loads every file that is on the disk, which counts it.
+fn count_resident(engine: &Arc<Engine>) -> Result<(), Uncounted> {
     let layout = &engine.store.layout;
-    for name in names(layout.links(), &RelPath::default()) {
+    for name in names(layout.links(), &RelPath::default())? {
         let index = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok()).map(EntryIndex);
-        index.map_or(Some(()), |index| load(engine, index))?;
+        index.map_or(Ok(()), |index| load(engine, index))?;
     }
     for root in engine.manifest.roots() {
         count_directory(engine, root)?;
     }
-    Some(())
+    Ok(())
 }
 
 /// Walks the directories below a root that exist on the disk.
-fn count_directory(engine: &Arc<Engine>, root: EntryIndex) -> Option<()> {
+fn count_directory(engine: &Arc<Engine>, root: EntryIndex) -> Result<(), Uncounted> {
     let manifest = &engine.manifest;
     let mut directories = vec![root];
     while let Some(directory) = directories.pop() {
-        let (top, path) = place(engine, directory)?;
-        for name in names(top, &path) {
+        let (top, path) = place(engine, directory).ok_or(Uncounted::Disk(Errno::IO))?;
+        for name in names(top, &path)? {
             // Names that the manifest does not have are not of its files.
             let Ok(Some(entry)) = manifest.lookup(directory, &name) else { continue };
             match entry.kind() {
@@ -97,10 +109,10 @@ fn count_directory(engine: &Arc<Engine>, root: EntryIndex) -> Option<()> {
             }
         }
     }
-    Some(())
+    Ok(())
 }
 
-fn place(engine: &Engine, directory: EntryIndex) -> Option<(std::os::fd::BorrowedFd<'_>, RelPath)> {
+fn place(engine: &Engine, directory: EntryIndex) -> Option<(BorrowedFd<'_>, RelPath)> {
     let layout = &engine.store.layout;
     let (root, path) = engine.manifest.locate(directory)?;
     if root.0 == 0 {
@@ -112,27 +124,26 @@ fn place(engine: &Engine, directory: EntryIndex) -> Option<(std::os::fd::Borrowe
 }
 
 /// Loads one file. A file that cannot be loaded says so when it is read; here it does not count.
-fn load(engine: &Arc<Engine>, index: EntryIndex) -> Option<()> {
+fn load(engine: &Arc<Engine>, index: EntryIndex) -> Result<(), Uncounted> {
     if *engine.closing().borrow() {
-        return None;
+        return Err(Uncounted::Closing);
     }
     if let Some(inode) = engine.manifest.entry(index).filter(is_inode).and_then(|_| engine.inode(index)) {
         let _ = engine.load(&inode);
     }
-    Some(())
+    Ok(())
 }
 
-/// The names in a directory; none where it does not exist.
-fn names(top: std::os::fd::BorrowedFd<'_>, path: &RelPath) -> Vec<Vec<u8>> {
-    let read = || -> Result<Vec<Vec<u8>>, Errno> {
-        let directory = beneath::open(top, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(directory.as_fd())? {
-            names.push(entry?.file_name().to_bytes().to_vec());
-        }
-        Ok(names)
+/// The names in a directory; none where it does not exist, or where something else is in its place.
+fn names(top: BorrowedFd<'_>, path: &RelPath) -> Result<Vec<Vec<u8>>, Uncounted> {
+    let directory = match beneath::open(top, path, OFlags::RDONLY | OFlags::DIRECTORY) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Vec::new()),
+        opened => opened.map_err(Uncounted::Disk)?,
     };
-    let mut names = read().unwrap_or_default();
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(directory.as_fd()).map_err(Uncounted::Disk)? {
+        names.push(entry.map_err(Uncounted::Disk)?.file_name().to_bytes().to_vec());
+    }
     names.retain(|name| !matches!(name.as_slice(), b"." | b".."));
-    names
+    Ok(names)
 }

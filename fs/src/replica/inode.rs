@@ -141,7 +141,7 @@ impl Inode {
             index: entry.index(),
             size,
             digests_at: entry.blocks().start,
-            hole_blocks: hole_blocks(&holes, size),
+            hole_blocks: hole_blocks(&holes, size).0,
             holes: holes.into(),
             opens: AtomicU32::new(0),
             used: AtomicBool::new(true),
@@ -230,13 +230,15 @@ impl Inode {
     }
 }
 
-/// Blocks of a file of `size` bytes that lie wholly in one of `holes`.
-pub(super) fn hole_blocks(holes: &[Range<u64>], size: u64) -> u64 {
+/// Blocks of a file of `size` bytes that lie wholly in one of `holes`, and their bytes.
+pub(super) fn hole_blocks(holes: &[Range<u64>], size: u64) -> (u64, u64) {
     let within = |hole: &Range<u64>| {
+        let first = block_count(hole.start);
         let end = if hole.end == size { block_count(size) } else { BlockIndex::containing(hole.end).0 };
-        end.saturating_sub(block_count(hole.start))
+        let bytes = BlockIndex(end).offset().min(size).saturating_sub(BlockIndex(first).offset());
+        (end.saturating_sub(first), bytes)
     };
-    holes.iter().map(within).sum()
+    holes.iter().map(within).fold((0, 0), |sum, hole| (sum.0 + hole.0, sum.1 + hole.1))
 }
 
 /// Ascending numbers as ranges.
@@ -437,5 +439,28 @@ impl Blocks {
 impl Coming {
     fn is_from(&self, ask: &Arc<Ask>) -> bool {
         matches!(self, Self::Asked(from) if Arc::ptr_eq(from, ask))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "hole maps of one hole")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_count_by_whole_blocks_and_end_with_the_file() {
+        const B: u64 = BLOCK_BYTES;
+        let check = |holes: &[Range<u64>], size, expected| {
+            assert_eq!(hole_blocks(holes, size), expected, "{holes:?}")
+        };
+        check(&[], 5 * B, (0, 0));
+        check(&[0..5 * B], 5 * B, (5, 5 * B));
+        check(&[0..4 * B + 7], 4 * B + 7, (5, 4 * B + 7));
+        check(&[1..2 * B], 5 * B, (1, B));
+        check(&[1..B], 5 * B, (0, 0));
+        check(&[1..B - 1], B, (0, 0));
+        check(&[4 * B..4 * B + 7], 4 * B + 7, (1, 7));
+        check(&[4 * B + 1..4 * B + 7], 4 * B + 7, (0, 0));
+        check(&[0..B, 3 * B..4 * B + 7], 4 * B + 7, (3, 2 * B + 7));
     }
 }

@@ -143,7 +143,7 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// For a manifest of `entries` entries: 8 MiB for the largest there is, and zero pages until used.
+    /// For a manifest of `entries` entries: an eighth of a byte each.
     pub(super) fn new(entries: u32) -> Self {
         Self { words: (0..entries.div_ceil(64)).map(|_| AtomicU64::new(0)).collect() }
     }
