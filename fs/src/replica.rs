@@ -190,7 +190,7 @@ impl Replica {
             return Err(ReplicaError::OtherSnapshot);
         }
         let path = config.layout.path().to_owned();
-        let backing = probe::probe(config.layout.directory()).map_err(|refusal| match refusal {
+        let backing = probe::backing(config.layout.directory()).map_err(|refusal| match refusal {
             Refusal::Lacks(reason) => ReplicaError::Unsuitable { path: path.clone(), reason },
             Refusal::Failed(source) => ReplicaError::Disk {
                 path: path.clone(),
@@ -290,7 +290,7 @@ impl Replica {
             when_gone: self.engine.when_gone,
             memory_bytes: scheduler.bytes(),
             memory_bytes_max: scheduler.bytes_max(),
-            disk_full: writer.is_refused(),
+            disk_refuses: writer.refusal().map(|errno| errno.to_string()),
             stale,
             stale_total,
             errors: counters.errors(),

@@ -265,7 +265,7 @@ impl Engine {
             return None;
         }
         let ahead = blocks.sequence.note(range, inode.block_count())?;
-        if self.writer.is_refused() || !self.is_reachable() {
+        if self.writer.refusal().is_some() || !self.is_reachable() {
             return None;
         }
         let room = self.scheduler.room_ahead(inode.bytes_of(&ahead));

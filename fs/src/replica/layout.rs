@@ -250,11 +250,15 @@ fn subdirectory(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve)
 }
 
+/// Writes it where it is missing. What is there stays: a full disk must not keep a replica from being opened.
 fn write_readme(directory: &OwnedFd) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-    let file = rustix::fs::openat(directory, "README", flags, mode)?;
-    File::from(file).write_all(README.as_bytes())
+    match rustix::fs::openat(directory, "README", flags, mode) {
+        Ok(file) => File::from(file).write_all(README.as_bytes()),
+        Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::block_set::BlockSet;
@@ -63,13 +63,61 @@ impl From<Errno> for Refusal {
 /// `TMPFS_MAGIC` of `linux/magic.h`.
 const TMPFS: i64 = 0x0102_1994;
 
+/// The xattr of a replica's directory that holds what was found out when it was last tried out: a version and one byte
+/// for each field of [`Backing`].
+const BACKING_XATTR: &str = "user.twinshare.backing";
+const BACKING_VERSION: u8 = 1;
+
 /// The file tried out: large enough that huge pages, where a tmpfs uses them, show themselves as too much data.
 const TRIED_BYTES: u64 = 8 * 1024 * 1024;
 /// A block of content, and one of zeros, each with holes around.
 const WRITTEN: [(u64, u8); 2] = [(65, 1), (97, 0)];
 
+/// Finds out what the filesystem of a replica's directory can do. A full one cannot be tried out; what was found the
+/// last time then holds, so that what is in the replica stays readable.
+pub(super) fn backing(directory: BorrowedFd<'_>) -> Result<Backing, Refusal> {
+    let full = |error: &io::Error| matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::DQUOT));
+    match probe(directory) {
+        Ok(backing) => {
+            // Without it the replica cannot be opened on a full disk, and is as good otherwise.
+            let _ = rustix::fs::fsetxattr(directory, BACKING_XATTR, &backing.encode(), XattrFlags::empty());
+            Ok(backing)
+        }
+        Err(Refusal::Failed(error)) if full(&error) => recall(directory).ok_or(Refusal::Failed(error)),
+        refused => refused,
+    }
+}
+
+fn recall(directory: BorrowedFd<'_>) -> Option<Backing> {
+    let mut bytes = [0; 8];
+    let length = rustix::fs::fgetxattr(directory, BACKING_XATTR, &mut bytes[..]).ok()?;
+    Backing::decode(bytes.get(..length)?)
+}
+
+impl Backing {
+    fn encode(self) -> [u8; 3] {
+        let extents = match self.extents {
+            Method::Fiemap => 0,
+            Method::Seek => 1,
+        };
+        let cached_reads = match self.cached_reads {
+            CachedReads::NoWait => 0,
+            CachedReads::Always => 1,
+            CachedReads::Never => 2,
+        };
+        [BACKING_VERSION, extents, cached_reads]
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let [BACKING_VERSION, extents, cached_reads] = *bytes else { return None };
+        let extents = [Method::Fiemap, Method::Seek].get(usize::from(extents)).copied()?;
+        let ways = [CachedReads::NoWait, CachedReads::Always, CachedReads::Never];
+        Some(Self { extents, cached_reads: ways.get(usize::from(cached_reads)).copied()? })
+    }
+}
+
 /// Tries the filesystem of `directory` out with a file that never gets a name that stays.
-pub(super) fn probe(directory: BorrowedFd<'_>) -> Result<Backing, Refusal> {
+fn probe(directory: BorrowedFd<'_>) -> Result<Backing, Refusal> {
     let statfs = rustix::fs::fstatfs(directory)?;
     let magic = statfs.f_type as i64;
     if is_fuse(&statfs) {
@@ -186,6 +234,24 @@ mod tests {
             assert_ne!(backing.cached_reads, CachedReads::Never, "{directory:?}");
             assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "something was left behind");
         }
+    }
+
+    #[test]
+    fn what_was_found_is_kept_beside_the_replica() {
+        for extents in [Method::Fiemap, Method::Seek] {
+            for cached_reads in [CachedReads::NoWait, CachedReads::Always, CachedReads::Never] {
+                let backing = Backing { extents, cached_reads };
+                assert_eq!(Backing::decode(&backing.encode()), Some(backing));
+            }
+        }
+        for wrong in [&[][..], &[1, 0], &[1, 2, 0], &[1, 0, 3], &[2, 0, 0], &[1, 0, 0, 0]] {
+            assert_eq!(Backing::decode(wrong), None, "{wrong:?}");
+        }
+        let directory = tempfile::tempdir_in("/tmp").unwrap();
+        let fd = File::open(directory.path()).unwrap();
+        assert_eq!(recall(fd.as_fd()), None);
+        let found = backing(fd.as_fd()).unwrap();
+        assert_eq!(recall(fd.as_fd()), Some(found));
     }
 
     #[test]

@@ -101,8 +101,8 @@ pub struct ReplicaStatus {
     pub memory_bytes: u64,
     /// What `memory_bytes` never exceeds.
     pub memory_bytes_max: u64,
-    /// True while the disk refuses what is fetched: reads are answered from memory, nothing is kept.
-    pub disk_full: bool,
+    /// While the disk refuses what is fetched, what it says: reads are answered from memory, nothing is kept.
+    pub disk_refuses: Option<String>,
     /// Files that changed at the origin before they were here, at most [`LISTED_MAX`]: paths below their root.
     pub stale: Vec<String>,
     /// All of them.

@@ -79,8 +79,8 @@ impl Store {
         };
         match opened {
             Ok(file) => Ok(Some(file.into())),
-            // A directory in place of a file, or a file in place of one of its directories.
             Err(Errno::NOENT) => Ok(None),
+            // A directory in place of a file, or a file or a symlink in place of one of its directories.
             Err(Errno::ISDIR | Errno::NOTDIR | Errno::LOOP) => {
                 Err(StoreError::Foreign("it is of another kind"))
             }
@@ -119,7 +119,13 @@ impl Store {
                 let mut names: Vec<_> = path.names().collect();
                 let name = names.pop().ok_or(StoreError::Foreign("it is a root"))?.to_vec();
                 let parent = RelPath::from_names(names).map_err(|_| Errno::INVAL)?;
-                (beneath::make_directories(root, &parent)?, name)
+                let made = beneath::make_directories(root, &parent).map_err(|errno| match errno {
+                    Errno::NOTDIR | Errno::LOOP => {
+                        StoreError::Foreign("one of its directories is of another kind")
+                    }
+                    errno => errno.into(),
+                });
+                (made?, name)
             }
             Place::Anchor(name) => (rustix::io::dup(self.layout.links())?, name.into_bytes()),
         };

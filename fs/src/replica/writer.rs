@@ -46,8 +46,8 @@ struct State {
     /// Refused by the disk, the oldest first.
     unsaved: VecDeque<Job>,
     unsaved_bytes: u64,
-    /// The disk refused the last job.
-    refused: bool,
+    /// Why the disk refused the last job, if it did.
+    refusal: Option<Errno>,
 }
 
 /// The jobs of some inodes, in the order in which they came.
@@ -85,9 +85,9 @@ impl Writer {
         }
     }
 
-    /// True while the disk refuses what is fetched.
-    pub(super) fn is_refused(&self) -> bool {
-        lock(&self.state).refused
+    /// While the disk refuses what is fetched: why.
+    pub(super) fn refusal(&self) -> Option<Errno> {
+        lock(&self.state).refusal
     }
 
     /// True when nothing waits to be written.
@@ -113,7 +113,12 @@ impl Writer {
                     drop(job);
                     self.stored();
                 }
-                Err((written, error)) => self.refused(engine, job, written, &error),
+                Err((written, StoreError::System(errno))) => self.refused(engine, job, written, errno),
+                // What is in the way of one file says nothing about the disk, and stays in its way.
+                Err((_, error @ StoreError::Foreign(_))) => {
+                    engine.report(&job.inode, &format!("it cannot be kept: {error}"));
+                    job.inode.lock().dropped(job.blocks);
+                }
             }
         }
         engine.changed();
@@ -123,9 +128,9 @@ impl Writer {
     fn stored(&self) {
         let again = {
             let mut state = lock(&self.state);
-            match std::mem::replace(&mut state.refused, false) {
-                false => return,
-                true => {
+            match state.refusal.take() {
+                None => return,
+                Some(_) => {
                     state.unsaved_bytes = 0;
                     std::mem::take(&mut state.unsaved)
                 }
@@ -135,8 +140,8 @@ impl Writer {
     }
 
     /// Keeps what could not be written, as far as there is room for it.
-    fn refused(&self, engine: &Engine, mut job: Job, written: usize, error: &StoreError) {
-        engine.counters.error(format!("the disk refuses what is fetched: {error}"));
+    fn refused(&self, engine: &Engine, mut job: Job, written: usize, errno: Errno) {
+        engine.counters.error(format!("the disk refuses what is fetched: {errno}"));
         let blocks = written as u64 / BLOCK_BYTES;
         if blocks > 0 {
             let stored = job.blocks.start..job.blocks.start + blocks;
@@ -148,8 +153,7 @@ impl Writer {
         let mut surplus = Vec::new();
         {
             let mut state = lock(&self.state);
-            // What is in the way of one file says nothing about the disk.
-            state.refused |= matches!(error, StoreError::System(_));
+            state.refusal = Some(errno);
             state.unsaved_bytes += job.bytes.len() as u64;
             state.unsaved.push_back(job);
             while state.unsaved_bytes > UNSAVED_BYTES_MAX
@@ -169,8 +173,7 @@ impl Writer {
 fn store(engine: &Engine, job: &Job) -> Result<(), (usize, StoreError)> {
     let file = engine.file_for_writing(&job.inode).map_err(|error| (0, error))?;
     let offset = BlockIndex(job.blocks.start).offset();
-    write_at(&file, &job.bytes, offset)
-        .map_err(|(written, errno): (usize, Errno)| (written, errno.into()))?;
+    write_at(&file, &job.bytes, offset).map_err(|(written, errno)| (written, errno.into()))?;
     engine.blocks_stored(&job.inode, job.blocks.clone());
     Ok(())
 }

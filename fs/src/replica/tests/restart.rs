@@ -293,6 +293,51 @@ fn small_disk(at: &Path, bytes: u64) -> Result<(), rustix::io::Errno> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_on_a_full_disk_is_opened_again() {
+    let disk = tempfile::tempdir().unwrap();
+    if let Err(errno) = small_disk(disk.path(), 5 * MIB) {
+        eprintln!("SKIPPED: a tmpfs cannot be mounted here: {errno}");
+        return;
+    }
+    let tree = TestTree::new(&[file("f", 2 * MIB)]);
+    let origin = ScriptedOrigin::new(&tree);
+    let at = disk.path().join("replica");
+    let replica = open(&at, &tree, &origin, WhenGone::Fail, &Arc::default());
+    replica.read(tree.index("f"), 0, 2 * MIB as u32).await.unwrap();
+    replica.close().await;
+    drop(replica);
+    let mut filler = std::fs::File::create(disk.path().join("filler")).unwrap();
+    while std::io::Write::write(&mut filler, &[1; 4096]).is_ok() {}
+    origin.otherwise(Act::Gone);
+    let replica = open(&at, &tree, &origin, WhenGone::Fail, &Arc::default());
+    let bytes = replica.read(tree.index("f"), 0, 2 * MIB as u32).await.unwrap();
+    assert!(bytes == *tree.content(tree.index("f")));
+    replica.close().await;
+    drop((replica, filler));
+    rustix::mount::unmount(disk.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_the_way_of_one_file_is_no_full_disk() {
+    let bench = Bench::new(&[file("d/f", 3 * BLOCK), file("g", BLOCK)]);
+    // Comes in the way after the file was looked for and before its content arrives.
+    bench.origin.script([Act::Serve(Duration::from_secs(1))]);
+    let in_the_way = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        std::fs::write(bench.on_disk("d"), b"").unwrap();
+    };
+    tokio::join!(bench.check("d/f", 0, 3 * BLOCK), in_the_way);
+    bench.replica.idle().await;
+    let status = bench.replica.status();
+    assert_eq!((&status.disk_refuses, status.memory_bytes), (&None, 0));
+    assert!(
+        status.errors.iter().any(|line| line.text.contains("d/f: it cannot be kept")),
+        "{:?}",
+        status.errors
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_disk_still_answers() {
     let disk = tempfile::tempdir().unwrap();
     if let Err(errno) = small_disk(disk.path(), 5 * MIB) {
@@ -311,7 +356,7 @@ async fn a_full_disk_still_answers() {
     }
     replica.idle().await;
     let status = replica.status();
-    assert!(status.disk_full && !status.errors.is_empty(), "{status:?}");
+    assert!(status.disk_refuses.is_some() && !status.errors.is_empty(), "{status:?}");
     assert!(status.bytes.resident > 3 * MIB && status.bytes.resident < 5 * MIB, "{status:?}");
     assert!(status.memory_bytes <= 8 * MIB, "{} bytes are kept in memory", status.memory_bytes);
     let fetched = status.fetched;
@@ -323,7 +368,7 @@ async fn a_full_disk_still_answers() {
     replica.read(tree.index("small"), 0, 10).await.unwrap();
     replica.idle().await;
     let status = replica.status();
-    assert!(!status.disk_full && status.memory_bytes == 0, "{status:?}");
+    assert!(status.disk_refuses.is_none() && status.memory_bytes == 0, "{status:?}");
     // The mount lives as long as this thread; the directory beneath is then free to be removed.
     replica.close().await;
     drop(replica);
