@@ -98,7 +98,7 @@ impl Kind {
             | "not_here"
             | "not_in_workspace" => Self::NotFound,
             "stopping" => Self::NotRunning,
-            "peer_unreachable" | "peer_protocol" => Self::Unreachable,
+            "peer_unreachable" | "peer_protocol" | "peer_busy" | "peer_failed" => Self::Unreachable,
             "busy" => Self::Busy,
             "peer_refused" | "other_peer" => Self::Refused,
             "cancelled" => Self::Interrupted,

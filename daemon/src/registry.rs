@@ -22,7 +22,7 @@ mod schema;
 mod workspaces;
 
 pub use leases::{
-    LEASE_TIME, LEASES_PER_PEER_MAX, LEASES_PER_SNAPSHOT_MAX, Lease, SNAPSHOTS_PER_WORKSPACE_MAX,
+    IDLE_AFTER, LEASE_TIME, LEASES_PER_PEER_MAX, LEASES_PER_SNAPSHOT_MAX, Lease, SNAPSHOTS_PER_WORKSPACE_MAX,
     SnapshotRecord,
 };
 pub use peers::{PEERS_MAX, PeerRecord, Sighting};
@@ -75,6 +75,9 @@ pub enum RegistryError {
     /// No such workspace.
     #[error("no workspace of that name is registered")]
     NoSuchWorkspace,
+    /// Other peers use all the snapshots or leases there can be.
+    #[error("too many peers use this workspace")]
+    Crowded,
     /// The disk or SQLite failed.
     #[error("the registry failed: {0}")]
     Failed(#[source] rusqlite::Error),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use twinshare_transport::client::{CallError, Remote};
+use twinshare_transport::client::Remote;
 use twinshare_transport::identity::PeerId;
 
 use crate::api::replica_control::{BoxFuture, ReplicaControl, ReplicaError, ReplicaSpec};
@@ -141,7 +141,7 @@ impl Replicas {
         task.step("asking for a snapshot", None, ProgressUnit::Steps);
         let remote = self.connections.remote(wanted.peer, &wanted.addresses);
         let snapshot = tokio::select! {
-            snapshot = remote.open_snapshot(&wanted.workspace, None, SNAPSHOT_WITHIN) => snapshot.map_err(from_call)?,
+            snapshot = remote.open_snapshot(&wanted.workspace, None, SNAPSHOT_WITHIN) => snapshot?,
             () = task.cancelled() => return Err(ReplicaError::Cancelled),
         };
         let made_mount_point = prepare(&mount_point, wanted.kind).await?;
@@ -321,15 +321,6 @@ fn failed(what: String) -> ReplicaError {
 
 fn disk(what: &str, error: std::io::Error) -> ReplicaError {
     ReplicaError::Failed { what: what.into(), source: Some(Box::new(error)) }
-}
-
-fn from_call(error: CallError) -> ReplicaError {
-    match error {
-        CallError::Refused(refusal) => ReplicaError::Refused(refusal.to_string()),
-        CallError::Unreachable(why) => ReplicaError::Unreachable(why),
-        CallError::Deadline(_) | CallError::OtherPeer { .. } => ReplicaError::Unreachable(error.to_string()),
-        CallError::Invalid(_) => failed(error.to_string()),
-    }
 }
 
 fn from_failure(failure: Failure, spec: &Spec) -> ReplicaError {

@@ -304,8 +304,11 @@ async fn stream() -> (SendStream, RecvStream, [Connection; 2]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_takes_nothing_is_given_up() {
     let (send, _receive, connections) = stream().await;
-    let mut writer =
-        FrameWriter::new(send, Duration::from_millis(300), Arc::new(Outlet::new(&connections[1])));
+    let mut writer = FrameWriter::new(
+        send,
+        Duration::from_millis(300),
+        Arc::new(Outlet::new(&connections[1], Arc::default())),
+    );
     let started = Instant::now();
     let lost = loop {
         assert!(started.elapsed() < SOON, "a reader that takes nothing is waited for");

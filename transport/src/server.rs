@@ -5,12 +5,13 @@
 //! | what | bound | at the bound |
 //! |---|---|---|
 //! | handshakes under way | 64, each 5 s | above 16 the address must prove itself (Retry), above 64 it is refused |
-//! | connections | 256, per address 64, per peer 16 | the new one is closed as too busy |
+//! | connections | 256, per address (of IPv6, network of 64 bits) 64, per peer 16 | the new one is closed as too busy |
 //! | requests open on a connection | 128 | QUIC gives no more stream credit; the client waits |
 //! | time to send a request | 10 s | refused |
-//! | answers in the making | demand 96, others 32; per peer 32 and 12 | waits 10 s, then refused as too busy |
+//! | reads in the making | demand 96, others 32; per address 48 and 16; per peer 32 and 12 | waits 10 s, then refused as too busy |
+//! | snapshots and manifests, catalogues in the making | 64, 32; per address 32, 16; per peer 8, 4 | the same |
 //! | memory of an answer | the origin's channel of 2 MiB, one run, 32 KiB gathered | the origin waits |
-//! | unacknowledged bytes of a connection | twice what its link holds, 1 to 16 MiB | the answer waits |
+//! | unacknowledged bytes of a connection | twice what its link holds, 1 to 16 MiB; above 1 MiB, 256 MiB of all | the answer waits |
 //! | time for one run to be taken | 60 s | the stream is reset: a reader that takes less than 17 KiB/s |
 //! | time for the origin to deliver | 60 s | refused as failed |
 //! | a connection without a sign of life | 5 s | ends, and all its requests with it |

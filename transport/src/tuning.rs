@@ -34,9 +34,13 @@ const ANSWERS_WINDOW: u32 = 8 * ANSWER_WINDOW;
 /// trips.
 pub(crate) const UNACKNOWLEDGED_BYTES_MIN: u64 = 1024 * 1024;
 
-/// The upper one holds twice a link's worth. Memory in the worst case: this, times the connections that read at the same
-/// time (see [`crate::server`]).
+/// The upper one holds twice a link's worth.
 pub(crate) const UNACKNOWLEDGED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What all connections of a server together may keep beyond the lower bound of each: sixteen long links at their upper
+/// one, or any number of short ones. Memory in the worst case: this, and the lower bound of each connection (see
+/// [`crate::server`]), half a gigabyte.
+pub(crate) const UNACKNOWLEDGED_BYTES_ALL: u64 = 256 * 1024 * 1024;
 
 /// What a client may send for one request; an encoded request has 16 KiB at most.
 const REQUEST_WINDOW: u32 = 32 * 1024;

@@ -182,9 +182,17 @@ impl ApiError {
     }
 }
 
+/// Names that a message holds at most: a network may have hundreds of nodes.
+const SILENT_SHOWN_MAX: usize = 5;
+
 fn silent_text(silent: &[String]) -> String {
     match silent {
         [] => String::new(),
+        silent if silent.len() > SILENT_SHOWN_MAX => format!(
+            "; no answer from {} and {} others",
+            silent[..SILENT_SHOWN_MAX].join(", "),
+            silent.len() - SILENT_SHOWN_MAX
+        ),
         silent => format!("; no answer from {}", silent.join(", ")),
     }
 }

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
 use twinshare_transport::client::CallError;
+use twinshare_transport::protocol::Refusal;
 
 use super::replica_control::ReplicaError;
 use super::wire::Problem;
@@ -236,6 +237,7 @@ fn replica_kind(error: &ReplicaError) -> Kind {
             "In use",
             "leave the directory and close its files in the programs named, then try again",
         ),
+        ReplicaError::Call(error) => call_kind(error),
         ReplicaError::Unreachable(_) => peer_unreachable(),
         ReplicaError::Refused(_) => peer_refused(),
         ReplicaError::Unsupported(_) => kind(
@@ -277,19 +279,49 @@ fn peer_refused() -> Kind {
 fn call_kind(error: &CallError) -> Kind {
     match error {
         CallError::Unreachable(_) | CallError::Deadline(_) => peer_unreachable(),
-        CallError::Refused(_) => peer_refused(),
+        CallError::Refused(refusal) => refusal_kind(refusal),
         CallError::OtherPeer { .. } => kind(
             StatusCode::BAD_GATEWAY,
             "other_peer",
             "Another node answers",
             "the node there has another key than before: ask its owner why before you add it anew",
         ),
-        CallError::Invalid(_) => kind(
-            StatusCode::BAD_GATEWAY,
-            "peer_protocol",
-            "Peer speaks another protocol",
-            "install the same version of twinshare on both sides",
+        CallError::Invalid(_) => peer_protocol(),
+    }
+}
+
+fn peer_protocol() -> Kind {
+    kind(
+        StatusCode::BAD_GATEWAY,
+        "peer_protocol",
+        "Peer speaks another protocol",
+        "install the same version of twinshare on both sides",
+    )
+}
+
+fn refusal_kind(refusal: &Refusal) -> Kind {
+    match refusal {
+        Refusal::NotGranted | Refusal::NoSuchWorkspace => peer_refused(),
+        Refusal::NotNear => Kind {
+            hint: Some("connect both machines to one network; what is open is open to that only"),
+            ..peer_refused()
+        },
+        Refusal::SnapshotGone => kind(
+            StatusCode::GONE,
+            "snapshot_gone",
+            "Snapshot is gone",
+            "mount or clone the workspace anew: that takes a new snapshot",
         ),
+        Refusal::TooBusy => {
+            kind(StatusCode::SERVICE_UNAVAILABLE, "peer_busy", "Peer is busy", "try again in a moment")
+        }
+        Refusal::Internal(_) => kind(
+            StatusCode::BAD_GATEWAY,
+            "peer_failed",
+            "Peer failed",
+            "ask its owner to look into their node's log; sharing the workspace again may mend it",
+        ),
+        Refusal::BadRequest => peer_protocol(),
     }
 }
 
@@ -322,9 +354,11 @@ fn create_kind(error: &CreateError) -> Kind {
 fn place_kind(error: &PlaceError) -> Kind {
     let hint = match error {
         PlaceError::Disk { .. } => "name a directory that exists and that you may read",
-        PlaceError::HoldsIdentity { .. } | PlaceError::NodeState { .. } | PlaceError::Replica { .. } => {
-            "the detail says what to share instead"
+        PlaceError::HoldsIdentity { .. } => {
+            "share a directory in it, or move the node's own state elsewhere with TWINSHARE_HOME"
         }
+        PlaceError::NodeState { .. } => "name a directory outside the node's own",
+        PlaceError::Replica { .. } => "share it on the node it comes from",
     };
     kind(StatusCode::UNPROCESSABLE_ENTITY, "unusable_place", "Directory cannot be used", hint)
 }
@@ -354,11 +388,13 @@ fn snapshot_kind(error: &SnapshotError) -> Kind {
         SnapshotError::File(error) => file_kind(error),
         SnapshotError::Companion(error) => companion_kind(error),
         SnapshotError::Registry(error) => registry_kind(error),
-        SnapshotError::Busy | SnapshotError::Stopping => {
-            kind(StatusCode::SERVICE_UNAVAILABLE, "busy_node", "Node is busy", "try again in a moment")
-        }
+        SnapshotError::Busy | SnapshotError::Stopping => busy_node(),
         SnapshotError::Walk(_) | SnapshotError::Disk { .. } | SnapshotError::Open { .. } => internal(),
     }
+}
+
+fn busy_node() -> Kind {
+    kind(StatusCode::SERVICE_UNAVAILABLE, "busy_node", "Node is busy", "try again in a moment")
 }
 
 fn plan_kind(error: &PlanError) -> Kind {
@@ -424,12 +460,19 @@ fn registry_kind(error: &RegistryError) -> Kind {
             "No such workspace",
             "`twinshare workspace list` shows those registered here",
         ),
-        RegistryError::Damaged { .. } | RegistryError::Newer { .. } => kind(
+        RegistryError::Damaged { .. } => kind(
             StatusCode::INTERNAL_SERVER_ERROR,
             "registry_unusable",
             "Registry cannot be used",
-            "the detail says what to do",
+            "move the file away and restart the node; then register and share the workspaces again",
         ),
+        RegistryError::Newer { .. } => kind(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "registry_unusable",
+            "Registry cannot be used",
+            "install the version of twinshare that was used here last, or a newer one",
+        ),
+        RegistryError::Crowded => busy_node(),
         RegistryError::Failed(_) | RegistryError::Closed => internal(),
     }
 }
@@ -440,5 +483,33 @@ impl IntoResponse for ApiError {
         let mut response = self.status().into_response();
         response.extensions_mut().insert(std::sync::Arc::new(self));
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(refusal: Refusal, status: u16, code: &str) {
+        let call = || CallError::Refused(refusal.clone());
+        // However the peer was asked.
+        for error in [
+            ApiError::Call { peer: "anna".to_owned(), error: call() },
+            ApiError::Replica(ReplicaError::Call(call())),
+        ] {
+            assert_eq!((error.status().as_u16(), error.code()), (status, code), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_peers_no_says_who_has_to_react() {
+        check(Refusal::NotGranted, 403, "peer_refused");
+        check(Refusal::NoSuchWorkspace, 403, "peer_refused");
+        check(Refusal::NotNear, 403, "peer_refused");
+        check(Refusal::SnapshotGone, 410, "snapshot_gone");
+        check(Refusal::TooBusy, 503, "peer_busy");
+        check(Refusal::Internal("disk".into()), 502, "peer_failed");
+        check(Refusal::BadRequest, 502, "peer_protocol");
     }
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 
+use twinshare_transport::client::CallError;
 use twinshare_transport::identity::PeerId;
 
 use crate::api::wire::{Replica, ReplicaKind};
@@ -86,6 +87,9 @@ pub enum ReplicaError {
         /// Who, as far as can be seen: `bash (pid 4711) in src/`.
         users: Vec<String>,
     },
+    /// The peer was asked, and did not answer as it should.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// The peer did not answer.
     #[error("the peer cannot be reached: {0}")]
     Unreachable(String),

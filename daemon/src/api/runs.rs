@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::ApiError;
 use super::extract::Body;
@@ -36,19 +38,53 @@ pub(super) async fn plan(
     Body(asked): Body<RunRequest>,
 ) -> Result<Json<Plan>, ApiError> {
     let local = node.local(&asked.workspace).await?;
-    let home = node.home().clone();
-    // Reads through the mount, which waits for the peer as long as the mount's own rule says.
+    let directory = local.roots.first().map(|root| root.here.to_string_lossy().into_owned());
+    let planned = tokio::time::timeout(PLAN_WITHIN, planned(asked, local, node.home().clone())).await;
+    let late = || ApiError::NotServed {
+        directory: directory.unwrap_or_default(),
+        detail: Some(format!("its files could not be read within {} seconds", PLAN_WITHIN.as_secs())),
+    };
+    planned.unwrap_or_else(|_elapsed| Err(late())).map(Json)
+}
+
+/// How long a plan may take, the wait for its turn included. Less than a request may last.
+const PLAN_WITHIN: Duration = Duration::from_secs(20);
+
+/// Plans at a time. A thread that reads through a mount waits for the peer as long as the mount's own rule says, and
+/// cannot be called back: this many may be lost so, and the node's other blocking work goes on.
+static PLANNING: Semaphore = Semaphore::const_new(PLANS_MAX);
+const PLANS_MAX: usize = 4;
+
+/// A plan's turn, which ends when the last of its threads does.
+type Turn = Arc<SemaphorePermit<'static>>;
+
+async fn planned(asked: RunRequest, local: LocalWorkspace, home: Home) -> Result<Plan, ApiError> {
+    let turn = Arc::new(PLANNING.acquire().await.map_err(ApiError::internal)?);
     let roots = Roots::new(local.roots.iter().cloned());
-    let planning = tokio::task::spawn_blocking(move || request(&asked, &local, &home));
+    let planning = tokio::spawn(working(&turn, move || request(&asked, &local, &home)));
     // Meanwhile: both wait for the same peer. The plan is good without it, so a slow peer does not hold it up.
-    let looking = tokio::task::spawn_blocking(move || requirements(&roots));
+    let looking = tokio::spawn(working(&turn, move || Ok(requirements(&roots))));
     let request = planning.await.map_err(ApiError::internal)??;
     let required = match tokio::time::timeout(REQUIREMENTS_WITHIN, looking).await {
-        Ok(found) => Some(paths(found.map_err(ApiError::internal)?)),
+        Ok(found) => Some(paths(found.map_err(ApiError::internal)??)),
         Err(_elapsed) => None,
     };
-    let preparing = tokio::task::spawn_blocking(move || runtime::prepare(&request, required.as_deref()));
-    Ok(Json(preparing.await.map_err(ApiError::internal)??))
+    working(&turn, move || Ok(runtime::prepare(&request, required.as_deref())?)).await
+}
+
+/// Runs what may wait for a peer on a thread of its own.
+fn working<T: Send + 'static>(
+    turn: &Turn,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> impl Future<Output = Result<T, ApiError>> + Send + 'static {
+    let turn = turn.clone();
+    async move {
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?
+    }
 }
 
 fn paths(required: Vec<Requirement>) -> Vec<(String, String)> {

@@ -39,6 +39,9 @@ const GREET_WITHIN: Duration = Duration::from_secs(5);
 /// How long peers may take for their catalogues, all together.
 pub(crate) const CATALOGUES_WITHIN: Duration = Duration::from_secs(6);
 
+/// How long the other peers get at least, once one offers what was looked for.
+const OTHERS_GET_MIN: Duration = Duration::from_millis(300);
+
 /// How long a peer may take of which nothing was heard lately: ten times what a connection across a continent takes.
 const ABSENT_WITHIN: Duration = Duration::from_secs(2);
 
@@ -105,9 +108,14 @@ impl Peers {
     }
 
     /// What each of `peers` offers, in their order. Asks them side by side; who has not answered in time is
-    /// [`CallError::Deadline`].
-    pub(crate) async fn catalogues(self: &Arc<Self>, peers: Vec<KnownPeer>) -> Vec<(KnownPeer, Catalogue)> {
-        let until = Instant::now() + CATALOGUES_WITHIN;
+    /// [`CallError::Deadline`]. Once an answer is what was `wanted`, the others get no more than a moment.
+    pub(crate) async fn catalogues(
+        self: &Arc<Self>,
+        peers: Vec<KnownPeer>,
+        wanted: impl Fn(&Catalogue) -> bool,
+    ) -> Vec<(KnownPeer, Catalogue)> {
+        let began = Instant::now();
+        let mut until = began + CATALOGUES_WITHIN;
         let room = Arc::new(Semaphore::new(ASKED_AT_ONCE));
         let mut asked = JoinSet::new();
         let mut answers: Vec<Catalogue> = vec![Err(CallError::Deadline(CATALOGUES_WITHIN)); peers.len()];
@@ -120,7 +128,12 @@ impl Peers {
         }
         while let Ok(Some(answer)) = timeout_at(until, asked.join_next()).await {
             match answer {
-                Ok((place, catalogue)) => answers[place] = catalogue,
+                Ok((place, catalogue)) => {
+                    if wanted(&catalogue) {
+                        until = until.min(Instant::now() + others_get(began.elapsed()));
+                    }
+                    answers[place] = catalogue;
+                }
                 Err(died) => tracing::error!(error = %died, "asking a peer for its catalogue died"),
             }
         }
@@ -157,6 +170,12 @@ impl Peers {
             remotes.retain(|_, kept| now.duration_since(kept.used) < UNUSED_MAX);
         }
     }
+}
+
+/// How long others may still take when what was looked for was found after `took`: three times as long as those that
+/// answered, so that a name is ambiguous wherever peers are about equally far.
+fn others_get(took: Duration) -> Duration {
+    (took * 3).max(OTHERS_GET_MIN)
 }
 
 impl Connections for Peers {

@@ -29,9 +29,10 @@ impl Peers {
             Some(peer) => (called(all, peer)?, Vec::new()),
             None => all.into_iter().partition(|peer| peer.online),
         };
-        let mut answers = self.catalogues(first).await;
-        if !answers.iter().any(|(_, catalogue)| offer(catalogue, &target.workspace).is_some()) {
-            answers.extend(self.catalogues(then).await);
+        let offers = |catalogue: &Catalogue| offer(catalogue, &target.workspace).is_some();
+        let mut answers = self.catalogues(first, offers).await;
+        if !answers.iter().any(|(_, catalogue)| offers(catalogue)) {
+            answers.extend(self.catalogues(then, offers).await);
         }
         choose(text, &target, answers)
     }
@@ -48,7 +49,7 @@ impl Peers {
             Some(peer) => all = called(all, peer)?,
             None => all.retain(KnownPeer::is_expected),
         }
-        Ok(self.catalogues(all).await)
+        Ok(self.catalogues(all, |_| false).await)
     }
 }
 
@@ -159,6 +160,8 @@ mod tests {
         check("closed", vec![anna()], Err(("peer_refused", "anna/closed")));
         check("none", vec![anna(), bob()], Err(("no_such_remote_workspace", "2 asked")));
         check("none", vec![], Err(("no_such_remote_workspace", "0 asked")));
+        let many = (1..=9).map(|id| (peer(id, &format!("p{id}")), silent())).collect();
+        check("demo", many, Err(("no_such_remote_workspace", "from p1, p2, p3, p4, p5 and 4 others")));
         let answers = vec![(peer(1, "anna"), silent()), bob()];
         check("demo2", answers, Err(("no_such_remote_workspace", "no answer from anna")));
         check("anna/demo", vec![(peer(1, "anna"), silent())], Err(("peer_unreachable", "anna: ")));

@@ -20,12 +20,15 @@ pub const LEASE_TIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// that opens snapshots without end fills nobody's disk.
 pub const LEASES_PER_PEER_MAX: u32 = 64;
 
-/// Snapshots of one workspace at most. A further one ends all leases on the one that was not used for longest: any
-/// number of peers can open an open share, and each may find the tree changed.
+/// Snapshots of one workspace at most: any number of peers can open an open share, and each may find the tree changed.
 pub const SNAPSHOTS_PER_WORKSPACE_MAX: u32 = 256;
 
-/// Leases of all peers on one snapshot at most; a further one ends the one that was not used for longest.
+/// Leases of all peers on one snapshot at most.
 pub const LEASES_PER_SNAPSHOT_MAX: u32 = 1024;
+
+/// At the two bounds above, a newcomer takes the place of a lease that was not used for so long, and is refused where
+/// there is none: a peer id costs nothing, so newcomers must not end leases that are in use. Those are renewed hourly.
+pub const IDLE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A frozen manifest in the node's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +76,7 @@ fn lease(row: &Row<'_>) -> rusqlite::Result<Lease> {
 
 impl Tables {
     /// Records a snapshot together with the first lease on it. A tree that has not changed gives the same snapshot
-    /// again: then only the lease is new.
+    /// again: then only the lease is new. [`RegistryError::Crowded`] where others use all there is room for.
     pub fn add_snapshot(
         &mut self,
         snapshot: &SnapshotRecord,
@@ -81,6 +84,7 @@ impl Tables {
         now: SystemTime,
     ) -> Result<(), RegistryError> {
         let transaction = self.connection.transaction()?;
+        make_room(&transaction, snapshot, peer, now)?;
         transaction.execute(
             "INSERT INTO snapshots (snapshot, workspace, created, entries, file_bytes) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT (snapshot) DO UPDATE SET workspace = excluded.workspace, created = excluded.created",
@@ -99,7 +103,7 @@ impl Tables {
              SET last_contact = excluded.last_contact, expires = excluded.expires",
             params![snapshot.snapshot.0.0, peer.0, seconds(now), seconds(now + LEASE_TIME)],
         )?;
-        end_leases_beyond_bounds(&transaction, snapshot, peer)?;
+        end_own_leases_beyond_bound(&transaction, snapshot, peer)?;
         Ok(transaction.commit()?)
     }
 
@@ -151,8 +155,48 @@ impl Tables {
     }
 }
 
-/// Ends the leases that the one just given to `peer` pushes out.
-fn end_leases_beyond_bounds(
+/// Makes room for a lease of `peer` that is not there yet, at the cost of leases that nobody uses.
+fn make_room(
+    transaction: &Transaction<'_>,
+    snapshot: &SnapshotRecord,
+    peer: PeerId,
+    now: SystemTime,
+) -> Result<(), RegistryError> {
+    let idle = seconds(now.checked_sub(IDLE_AFTER).unwrap_or(SystemTime::UNIX_EPOCH));
+    let id = snapshot.snapshot.0.0;
+    let mut leases =
+        transaction.prepare_cached("SELECT count(*) FROM leases WHERE snapshot = ?1 AND peer <> ?2")?;
+    if leases.query_row(params![id, peer.0], |row| row.get::<_, u32>(0))? >= LEASES_PER_SNAPSHOT_MAX {
+        let ended = transaction.execute(
+            "DELETE FROM leases WHERE snapshot = ?1 AND peer IN (
+                 SELECT peer FROM leases WHERE snapshot = ?1 AND last_contact < ?2 ORDER BY last_contact LIMIT 1)",
+            params![id, idle],
+        )?;
+        if ended == 0 {
+            return Err(RegistryError::Crowded);
+        }
+    }
+    let mut snapshots = transaction.prepare_cached(
+        "SELECT count(DISTINCT snapshot) FROM leases JOIN snapshots USING (snapshot)
+         WHERE workspace = ?1 AND snapshot <> ?2",
+    )?;
+    let others: u32 = snapshots.query_row(params![snapshot.workspace.0, id], |row| row.get(0))?;
+    if others >= SNAPSHOTS_PER_WORKSPACE_MAX {
+        let ended = transaction.execute(
+            "DELETE FROM leases WHERE snapshot IN (
+                 SELECT snapshot FROM leases JOIN snapshots USING (snapshot) WHERE workspace = ?1 AND snapshot <> ?2
+                 GROUP BY snapshot HAVING max(last_contact) < ?3 ORDER BY max(last_contact), created LIMIT 1)",
+            params![snapshot.workspace.0, id, idle],
+        )?;
+        if ended == 0 {
+            return Err(RegistryError::Crowded);
+        }
+    }
+    Ok(())
+}
+
+/// Ends the peer's own leases that the one just given pushes out.
+fn end_own_leases_beyond_bound(
     transaction: &Transaction<'_>,
     snapshot: &SnapshotRecord,
     peer: PeerId,
@@ -163,17 +207,6 @@ fn end_leases_beyond_bounds(
              WHERE peer = ?1 AND workspace = ?2
              ORDER BY last_contact DESC, created DESC LIMIT -1 OFFSET ?3)",
         params![peer.0, snapshot.workspace.0, LEASES_PER_PEER_MAX],
-    )?;
-    transaction.execute(
-        "DELETE FROM leases WHERE snapshot = ?1 AND peer IN (
-             SELECT peer FROM leases WHERE snapshot = ?1 ORDER BY last_contact DESC LIMIT -1 OFFSET ?2)",
-        params![snapshot.snapshot.0.0, LEASES_PER_SNAPSHOT_MAX],
-    )?;
-    transaction.execute(
-        "DELETE FROM leases WHERE snapshot IN (
-             SELECT snapshot FROM leases JOIN snapshots USING (snapshot) WHERE workspace = ?1
-             GROUP BY snapshot ORDER BY max(last_contact) DESC, created DESC LIMIT -1 OFFSET ?2)",
-        params![snapshot.workspace.0, SNAPSHOTS_PER_WORKSPACE_MAX],
     )?;
     Ok(())
 }

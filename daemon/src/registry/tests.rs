@@ -130,25 +130,48 @@ fn one_peer_has_a_bounded_number_of_leases() {
 }
 
 #[test]
-fn many_peers_have_a_bounded_number_of_leases() {
+fn newcomers_end_no_lease_that_is_in_use() {
     let Bench { mut tables, .. } = bench();
     let workspace = tables.add_workspace(&name("a"), Path::new("/a"), at(1)).unwrap().id;
-    for number in 0..LEASES_PER_SNAPSHOT_MAX + 3 {
-        tables
-            .add_snapshot(&snapshot(1, workspace), sighting(number as u16).peer, at(number.into()))
-            .unwrap();
+    let idle = IDLE_AFTER.as_secs();
+    let peer = |number: u32| sighting(number as u16).peer;
+    let one = snapshot(1, workspace);
+    for number in 0..LEASES_PER_SNAPSHOT_MAX {
+        tables.add_snapshot(&one, peer(number), at(100)).unwrap();
     }
-    assert_eq!(tables.leases().unwrap().len(), LEASES_PER_SNAPSHOT_MAX as usize);
-    // One snapshot each: the oldest snapshot goes, though many hold it.
-    for number in 0..SNAPSHOTS_PER_WORKSPACE_MAX {
+    let crowded = tables.add_snapshot(&one, peer(5000), at(100 + idle)).unwrap_err();
+    assert!(matches!(crowded, RegistryError::Crowded), "{crowded}");
+    // Who has a lease keeps it, and renews it.
+    tables.add_snapshot(&one, peer(0), at(100 + idle)).unwrap();
+    // One that nobody used for a day makes room.
+    tables.add_snapshot(&one, peer(5000), at(101 + idle)).unwrap();
+    let leases = tables.leases().unwrap();
+    assert_eq!(leases.len(), LEASES_PER_SNAPSHOT_MAX as usize);
+    assert!(leases.iter().any(|lease| lease.peer == peer(5000)));
+    assert!(leases.iter().any(|lease| lease.peer == peer(0)));
+}
+
+#[test]
+fn a_workspace_has_a_bounded_number_of_snapshots() {
+    let Bench { mut tables, .. } = bench();
+    let workspace = tables.add_workspace(&name("a"), Path::new("/a"), at(1)).unwrap().id;
+    let idle = IDLE_AFTER.as_secs();
+    let record = |number: u32| {
         let mut id = [0; 32];
-        id[..2].copy_from_slice(&(number as u16 + 1000).to_be_bytes());
-        let record = SnapshotRecord { snapshot: SnapshotId(Digest(id)), ..snapshot(1, workspace) };
-        tables.add_snapshot(&record, sighting(number as u16).peer, at(100_000 + u64::from(number))).unwrap();
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        SnapshotRecord { snapshot: SnapshotId(Digest(id)), ..snapshot(1, workspace) }
+    };
+    let peer = |number: u32| sighting(number as u16).peer;
+    for number in 0..SNAPSHOTS_PER_WORKSPACE_MAX {
+        tables.add_snapshot(&record(number), peer(number), at(100 + u64::from(number))).unwrap();
     }
-    let left = tables.expire_leases(at(100_000)).unwrap();
+    let crowded = tables.add_snapshot(&record(5000), peer(5000), at(100 + idle)).unwrap_err();
+    assert!(matches!(crowded, RegistryError::Crowded), "{crowded}");
+    assert_eq!(tables.snapshot(record(5000).snapshot).unwrap(), None);
+    tables.add_snapshot(&record(5000), peer(5000), at(101 + idle)).unwrap();
+    let left = tables.expire_leases(at(101 + idle)).unwrap();
     assert_eq!(left.len(), SNAPSHOTS_PER_WORKSPACE_MAX as usize);
-    assert!(left.iter().all(|record| record.snapshot != snapshot(1, workspace).snapshot));
+    assert!(left.iter().all(|kept| kept.snapshot != record(0).snapshot));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use twinshare_transport::server::{Caller, Reply, Service};
 
 use super::policy::Policy;
 use super::{RENEWED_EVERY, Shares};
-use crate::registry::{SnapshotRecord, Tables, WorkspaceRecord};
+use crate::registry::{RegistryError, SnapshotRecord, Tables, WorkspaceRecord};
 use crate::snapshot::SnapshotError;
 
 impl Service for Shares {
@@ -126,7 +126,7 @@ fn visible(policy: &Policy, peer: PeerId) -> Vec<(WorkspaceRecord, Option<TreeSi
 /// Logs why a request failed, and says what the peer is told: texts name paths of this machine and are not for it.
 fn refuse(error: &SnapshotError) -> Refusal {
     match error {
-        SnapshotError::Busy => return Refusal::TooBusy,
+        SnapshotError::Busy | SnapshotError::Registry(RegistryError::Crowded) => return Refusal::TooBusy,
         SnapshotError::Stopping => {}
         _ => tracing::warn!(error = error as &dyn std::error::Error, "a peer's request failed"),
     }

@@ -79,8 +79,13 @@ async fn serve(store: Arc<Store>, mut asked: mpsc::Receiver<Ask>) {
         };
         let frozen = frozen.map_err(Arc::new);
         for ask in waiting {
+            let answer = match &frozen {
+                Ok((_, refused)) if refused.contains(&ask.peer) => Err(Arc::new(SnapshotError::Busy)),
+                Ok((record, _)) => Ok(record.clone()),
+                Err(error) => Err(error.clone()),
+            };
             // Whoever is gone does not want it any more.
-            let _ = ask.answer.send(frozen.clone());
+            let _ = ask.answer.send(answer);
         }
     }
 }

@@ -17,7 +17,7 @@ use twinshare_transport::protocol::TreeSize;
 
 use super::SnapshotError;
 use crate::home::Home;
-use crate::registry::{Registry, SnapshotRecord, WorkspaceRecord};
+use crate::registry::{Registry, RegistryError, SnapshotRecord, Tables, WorkspaceRecord};
 use crate::workspace::{Workspace, check_place};
 
 /// Walks at a time, of all workspaces: each uses several threads and the disk.
@@ -80,12 +80,12 @@ impl Store {
     }
 
     /// Freezes a workspace as it is now, with a lease for each of `peers`; then collects, since a new snapshot may
-    /// have pushed out an old one.
+    /// have pushed out an old one. Also returns the peers for whom there is no room.
     pub(super) async fn freeze(
         self: &Arc<Self>,
         workspace: WorkspaceRecord,
         peers: Vec<PeerId>,
-    ) -> Result<SnapshotRecord, SnapshotError> {
+    ) -> Result<(SnapshotRecord, Vec<PeerId>), SnapshotError> {
         let (store, id) = (self.clone(), workspace.id);
         let Unfinished { directory, manifest } = blocking(move || store.walk(&workspace)).await?;
         let snapshot = manifest.snapshot();
@@ -96,15 +96,20 @@ impl Store {
         let place = self.directory(snapshot);
         blocking(move || put_in_place(&directory, &place, is_kept)).await?;
         let added = record.clone();
-        self.registry
-            .call(move |tables| {
-                let mut each = peers.into_iter();
-                each.try_for_each(|peer| tables.add_snapshot(&added, peer, added.created))
-            })
-            .await?;
+        let lease = move |tables: &mut Tables| {
+            let mut refused = Vec::new();
+            for peer in peers {
+                match tables.add_snapshot(&added, peer, added.created) {
+                    Err(RegistryError::Crowded) => refused.push(peer),
+                    other => other?,
+                }
+            }
+            Ok(refused)
+        };
+        let refused = self.registry.call(lease).await?;
         drop(settling);
         self.collect(record.created).await?;
-        Ok(record)
+        Ok((record, refused))
     }
 
     /// Ends leases whose time is over, removes what no lease keeps, and returns the snapshots that are left.

@@ -65,7 +65,8 @@ enum State {
     /// The first attempt is under way.
     Connecting,
     Connected(Connection),
-    Gone(CallError),
+    /// Why, and how many attempts have ended without a connection.
+    Gone(CallError, u64),
 }
 
 impl Link {
@@ -114,27 +115,36 @@ impl Link {
     pub(super) async fn connection(&self) -> Result<Connection, CallError> {
         self.shared.wanted.notify_one();
         let mut state = self.shared.state.subscribe();
-        let settled = |state: &State| matches!(state, State::Connected(_) | State::Gone(_));
+        let settled = |state: &State| matches!(state, State::Connected(_) | State::Gone(..));
         match state.wait_for(settled).await.as_deref() {
             Ok(State::Connected(connection)) => Ok(connection.clone()),
-            Ok(State::Gone(why)) => Err(why.clone()),
+            Ok(State::Gone(why, _)) => Err(why.clone()),
             Ok(State::Idle | State::Connecting) | Err(_) => {
                 Err(CallError::Unreachable("it is not wanted".into()))
             }
         }
     }
 
-    /// The connection, after another attempt if need be; at `end`, the reason why there is none, where one is known.
+    /// The connection, after another attempt if need be; or the reason why that failed. At `end`, the last reason, where
+    /// one is known.
     pub(super) async fn connection_by(&self, end: Instant) -> Result<Connection, Option<CallError>> {
-        self.shared.wanted.notify_one();
-        self.shared.hurried.notify_waiters();
         let mut state = self.shared.state.subscribe();
-        let connected = |state: &State| matches!(state, State::Connected(_));
+        let before = state.borrow().failures();
+        self.shared.wanted.notify_one();
+        if before.is_some() {
+            // Also where the pause is about to begin.
+            self.shared.hurried.notify_one();
+        }
+        let tried = |state: &State| match state {
+            State::Connected(_) => true,
+            State::Gone(_, failures) => Some(*failures) != before,
+            State::Idle | State::Connecting => false,
+        };
         // In time or not: what it has come to is what counts.
-        drop(timeout_at(end, state.wait_for(connected)).await);
+        drop(timeout_at(end, state.wait_for(tried)).await);
         match &*state.borrow() {
             State::Connected(connection) => Ok(connection.clone()),
-            State::Gone(why) => Err(Some(why.clone())),
+            State::Gone(why, _) => Err(Some(why.clone())),
             State::Idle | State::Connecting => Err(None),
         }
     }
@@ -153,6 +163,15 @@ impl Link {
     }
 }
 
+impl State {
+    fn failures(&self) -> Option<u64> {
+        match self {
+            Self::Gone(_, failures) => Some(*failures),
+            Self::Idle | Self::Connecting | Self::Connected(_) => None,
+        }
+    }
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
         self.supervisor.abort();
@@ -165,6 +184,7 @@ impl Drop for Link {
 async fn supervise(shared: Arc<Shared>) {
     let mut addresses = shared.addresses.subscribe();
     let mut pause = PAUSE_MIN;
+    let mut failures = 0;
     shared.wanted.notified().await;
     shared.state.send_replace(State::Connecting);
     loop {
@@ -173,7 +193,8 @@ async fn supervise(shared: Arc<Shared>) {
             Ok(connection) => shared.hold(connection, &mut addresses).await,
             Err(why) => why,
         };
-        shared.gone(why);
+        failures += 1;
+        shared.gone(why, failures);
         if started.elapsed() >= STABLE {
             pause = PAUSE_MIN;
         }
@@ -245,7 +266,7 @@ impl Shared {
         }
     }
 
-    fn gone(&self, why: CallError) {
+    fn gone(&self, why: CallError, failures: u64) {
         let text = why.to_string();
         let is_news = self.availability.send_if_modified(|availability| match availability {
             Availability::Gone { why, .. } => {
@@ -261,6 +282,6 @@ impl Shared {
         if is_news {
             tracing::info!(peer = %self.peer.short(), why = %text, "the peer is gone");
         }
-        self.state.send_replace(State::Gone(why));
+        self.state.send_replace(State::Gone(why, failures));
     }
 }

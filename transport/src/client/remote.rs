@@ -19,7 +19,7 @@ use crate::protocol::{Answer, Hello, Offer, OpenSnapshot, Request, SnapshotInfo}
 /// Everything about one peer: its addresses, the connection to it, whether it answers. Cheap to clone; clones share
 /// all of it, and the connection ends with the last of them, of the origins made from it and of their reads.
 ///
-/// The calls below wait for a connection where there is none, up to their deadline, and are cancel-safe: dropping one
+/// The calls below make one attempt to connect where there is no connection, within their deadline, and are cancel-safe: dropping one
 /// cancels it at the peer too.
 #[derive(Clone)]
 pub struct Remote {

@@ -33,27 +33,53 @@ const WRITE_MAX: Duration = Duration::from_secs(60);
 /// How long a request waits for its turn.
 const TURN_MAX: Duration = Duration::from_secs(10);
 
-/// How many answers may be in the making. Demand has places of its own, so that it never waits behind the rest.
+/// How many answers may be in the making. Each kind has places of its own, so that reads which somebody waits for never
+/// wait behind background reads, walks of a tree or lists.
 pub(super) struct Work {
     demand: Semaphore,
     others: Semaphore,
+    opening: Semaphore,
+    listing: Semaphore,
+}
+
+/// What a place is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A read, by its class.
+    Read(Class),
+    /// A snapshot, which may wait for a walk of ten minutes, or a manifest.
+    Opening,
+    /// A catalogue.
+    Listing,
 }
 
 impl Work {
-    /// Of all peers together: with the 2 MiB an origin prepares for each, 256 MiB.
+    /// Of all peers together: with the 2 MiB an origin prepares for each answer, 384 MiB.
     pub(super) fn for_all() -> Self {
-        Self { demand: Semaphore::new(96), others: Semaphore::new(32) }
+        Self::new(96, 32, 64, 32)
     }
 
-    /// Of one peer: a third, so that it takes more than three to keep everybody else waiting.
+    /// Of one address: half. Peer ids cost nothing, addresses do.
+    pub(super) fn for_address() -> Self {
+        Self::new(48, 16, 32, 16)
+    }
+
+    /// Of one peer: a third of the reads, so that it takes more than three to keep everybody else waiting.
     pub(super) fn for_peer() -> Self {
-        Self { demand: Semaphore::new(32), others: Semaphore::new(12) }
+        Self::new(32, 12, 8, 4)
     }
 
-    async fn turn(&self, class: Class) -> Option<SemaphorePermit<'_>> {
-        let semaphore = match class {
-            Class::Demand => &self.demand,
-            Class::ReadAhead | Class::Bulk => &self.others,
+    fn new(demand: usize, others: usize, opening: usize, listing: usize) -> Self {
+        let [demand, others, opening, listing] = [demand, others, opening, listing].map(Semaphore::new);
+        Self { demand, others, opening, listing }
+    }
+
+    async fn turn(&self, kind: Kind) -> Option<SemaphorePermit<'_>> {
+        let semaphore = match kind {
+            Kind::Read(Class::Demand) => &self.demand,
+            Kind::Read(Class::ReadAhead | Class::Bulk) => &self.others,
+            Kind::Opening => &self.opening,
+            Kind::Listing => &self.listing,
         };
         // Closed never happens: nobody closes it.
         semaphore.acquire().await.ok()
@@ -94,7 +120,7 @@ pub(super) async fn serve(
 ) {
     let stopped = send.stopped();
     let writer = FrameWriter::new(send, WRITE_MAX, place.outlet());
-    let request = Running { shared: &shared, caller, peer_work: place.work() };
+    let request = Running { shared: &shared, caller, place: &place };
     tokio::select! {
         () = request.run(writer, receive) => {}
         // The client has cancelled, or the connection is gone. Dropping the streams resets them.
@@ -105,7 +131,7 @@ pub(super) async fn serve(
 struct Running<'r> {
     shared: &'r Shared,
     caller: Caller,
-    peer_work: &'r Work,
+    place: &'r Place,
 }
 
 impl Running<'_> {
@@ -156,6 +182,7 @@ impl Running<'_> {
     }
 
     async fn catalogue(&self, writer: &mut FrameWriter) -> Result<(), Ending> {
+        let _turn = self.turn(Kind::Listing).await?;
         let offers = within(LOOKUP_MAX, self.shared.service.catalogue(&self.caller)).await?;
         for offer in offers.into_iter().take(OFFERS_MAX) {
             writer.answer(&Answer::Offer(offer)).await?;
@@ -164,20 +191,20 @@ impl Running<'_> {
     }
 
     async fn open_snapshot(&self, writer: &mut FrameWriter, open: OpenSnapshot) -> Result<(), Ending> {
-        let _turn = self.turn(Class::Demand).await?;
+        let _turn = self.turn(Kind::Opening).await?;
         let opening = self.shared.service.open_snapshot(&self.caller, &open.workspace, open.at);
         let info = within(FREEZE_MAX, opening).await?;
         Ok(writer.answer(&Answer::Snapshot(info)).await?)
     }
 
     async fn read_manifest(&self, writer: &mut FrameWriter, snapshot: SnapshotId) -> Result<(), Ending> {
-        let _turn = self.turn(Class::Demand).await?;
+        let _turn = self.turn(Kind::Opening).await?;
         let origin = self.origin(snapshot).await?;
         deliver::frames(writer, origin.read_manifest(), || self.may_go_on(snapshot)).await
     }
 
     async fn read_files(&self, writer: &mut FrameWriter, read: ReadFiles) -> Result<(), Ending> {
-        let _turn = self.turn(read.class).await?;
+        let _turn = self.turn(Kind::Read(read.class)).await?;
         let origin = self.origin(read.snapshot).await?;
         let asked = read.files.len();
         let deliveries = origin.read_files(read.files, read.class);
@@ -185,7 +212,7 @@ impl Running<'_> {
     }
 
     async fn read_ranges(&self, writer: &mut FrameWriter, read: ReadRanges) -> Result<(), Ending> {
-        let _turn = self.turn(read.class).await?;
+        let _turn = self.turn(Kind::Read(read.class)).await?;
         let origin = self.origin(read.snapshot).await?;
         let asked = read.ranges.len();
         let deliveries = origin.read_ranges(read.ranges, read.class);
@@ -200,10 +227,15 @@ impl Running<'_> {
         within(LOOKUP_MAX, self.shared.service.origin(&self.caller, snapshot)).await
     }
 
-    /// Waits for a place among the answers in the making: first among the peer's own, then among all.
-    async fn turn(&self, class: Class) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>), Refusal> {
-        let both = async { Some((self.peer_work.turn(class).await?, self.shared.work.turn(class).await?)) };
-        timeout(TURN_MAX, both).await.ok().flatten().ok_or(Refusal::TooBusy)
+    /// Waits for a place among the answers in the making: first among the peer's own, then among its address's, then
+    /// among all.
+    async fn turn(&self, kind: Kind) -> Result<[SemaphorePermit<'_>; 3], Refusal> {
+        let all = async {
+            let peer = self.place.peer_work().turn(kind).await?;
+            let address = self.place.address_work().turn(kind).await?;
+            Some([peer, address, self.shared.work.turn(kind).await?])
+        };
+        timeout(TURN_MAX, all).await.ok().flatten().ok_or(Refusal::TooBusy)
     }
 }
 
@@ -223,4 +255,35 @@ async fn conclude(mut writer: FrameWriter, last: Answer) -> Result<(), AnswerLos
 async fn within<T>(limit: Duration, reply: Reply<'_, T>) -> Result<T, Refusal> {
     let late = || Refusal::Internal(Text::new("the answer took too long to find"));
     timeout(limit, reply).await.unwrap_or_else(|_| Err(late()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes all places of one kind; the others must have some left.
+    #[track_caller]
+    fn check(taken: Kind) {
+        let all = [Kind::Read(Class::Demand), Kind::Read(Class::Bulk), Kind::Opening, Kind::Listing];
+        let has_room = |work: &Work, kind| {
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            match std::pin::pin!(work.turn(kind)).as_mut().poll(&mut context) {
+                std::task::Poll::Ready(permit) => permit.map(SemaphorePermit::forget).is_some(),
+                std::task::Poll::Pending => false,
+            }
+        };
+        let work = Work::for_peer();
+        while has_room(&work, taken) {}
+        for other in all.into_iter().filter(|other| *other != taken) {
+            assert!(has_room(&work, other), "{taken:?} keeps {other:?} waiting");
+        }
+    }
+
+    #[test]
+    fn no_kind_of_work_keeps_another_waiting() {
+        check(Kind::Read(Class::Demand));
+        check(Kind::Read(Class::Bulk));
+        check(Kind::Opening);
+        check(Kind::Listing);
+    }
 }
