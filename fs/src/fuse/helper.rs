@@ -49,6 +49,7 @@ struct Answer {
 #[derive(Debug)]
 pub(super) struct Helper {
     line: Mutex<Line>,
+    answer_within: Duration,
 }
 
 #[derive(Debug)]
@@ -60,12 +61,25 @@ struct Line {
 
 impl Helper {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        Self { line: Mutex::new(Line { socket, last: 0 }) }
+        Self { line: Mutex::new(Line { socket, last: 0 }), answer_within: ANSWER_WITHIN }
     }
 
     pub(super) fn mount(&self, at: &Path, spec: &Spec) -> Result<OwnedFd, Errno> {
-        let at = at.as_os_str().as_bytes().to_vec();
-        self.ask(&Request::Mount { at, spec: spec.clone() })?.ok_or(Errno::PROTO)
+        let bytes = at.as_os_str().as_bytes().to_vec();
+        let mounted = self.ask(&Request::Mount { at: bytes.clone(), spec: spec.clone() });
+        let mounted = mounted.and_then(|device| device.ok_or(Errno::PROTO));
+        if let Err(Errno::TIMEDOUT | Errno::PROTO) = mounted {
+            self.take_back(bytes);
+        }
+        mounted
+    }
+
+    /// Has what may still come of a mount request undone: the helper does one thing after the other. Nobody would serve
+    /// the mount. Does not wait for it.
+    fn take_back(&self, at: Vec<u8>) {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        // A helper that takes no request any more has ended, or ends with its parent; so does its mount.
+        let _ = line.send(&Request::Unmount { at });
     }
 
     pub(super) fn unmount(&self, at: &Path) -> Result<(), Errno> {
@@ -79,10 +93,8 @@ impl Helper {
     fn ask(&self, request: &Request) -> Result<Option<OwnedFd>, Errno> {
         // The line holds no invariant that a panic could break: at worst an answer is left to be dropped.
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        line.last += 1;
-        let packet = postcard::to_stdvec(&(line.last, request)).map_err(|_| Errno::INVAL)?;
-        send(line.socket.as_fd(), &packet, None)?;
-        let until = Instant::now() + ANSWER_WITHIN;
+        line.send(request)?;
+        let until = Instant::now() + self.answer_within;
         loop {
             await_readable(line.socket.as_fd(), until)?;
             let (packet, descriptor) = receive(line.socket.as_fd())?.ok_or(Errno::PIPE)?;
@@ -91,6 +103,14 @@ impl Helper {
                 return answer.result.map(|()| descriptor).map_err(Errno::from_raw_os_error);
             }
         }
+    }
+}
+
+impl Line {
+    fn send(&mut self, request: &Request) -> Result<(), Errno> {
+        self.last += 1;
+        let packet = postcard::to_stdvec(&(self.last, request)).map_err(|_| Errno::INVAL)?;
+        send(self.socket.as_fd(), &packet, None)
     }
 }
 
@@ -217,6 +237,19 @@ mod tests {
         send(theirs.as_fd(), &answer(0, Ok(())), None).unwrap();
         send(theirs.as_fd(), &answer(1, Err(Errno::BUSY.raw_os_error())), None).unwrap();
         assert_eq!(Helper::new(ours).unmount(Path::new("/x")), Err(Errno::BUSY));
+    }
+
+    #[test]
+    fn a_mount_that_may_come_too_late_is_taken_back() {
+        let (ours, theirs) = pair();
+        let helper = Helper { answer_within: Duration::from_millis(10), ..Helper::new(ours) };
+        assert_eq!(helper.mount(Path::new("/x"), &spec()).unwrap_err(), Errno::TIMEDOUT);
+        let asked = || {
+            let (packet, _) = receive(theirs.as_fd()).unwrap().unwrap();
+            postcard::from_bytes::<(u64, Request)>(&packet).unwrap()
+        };
+        assert!(matches!(asked(), (1, Request::Mount { at, .. }) if at == b"/x"));
+        assert!(matches!(asked(), (2, Request::Unmount { at }) if at == b"/x"));
     }
 
     #[test]
