@@ -22,9 +22,9 @@ use crate::origin::{Class, FILES_PER_REQUEST_MAX, RANGES_PER_REQUEST_MAX};
 /// Files up to this size are fetched whole.
 pub(super) const SMALL_BYTES_MAX: u64 = 256 * 1024;
 /// Outstanding requests for small files: below it an order leaves at once, above it orders collect into bundles.
-const SMALL_REQUESTS_MAX: usize = 8;
+pub(super) const SMALL_REQUESTS_MAX: usize = 8;
 /// Outstanding requests for ranges that somebody waits for.
-const RANGE_REQUESTS_MAX: usize = 64;
+pub(super) const RANGE_REQUESTS_MAX: usize = 64;
 /// Outstanding requests that read ahead, over all files. An origin on a network serves as many side by side; one more
 /// would only queue there, where whoever comes to wait for its blocks cannot overtake.
 const AHEAD_REQUESTS_MAX: usize = 6;
@@ -36,7 +36,7 @@ const AHEAD_BYTES_MIN: u64 = 2 * 1024 * 1024;
 const REQUEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Orders that wait to go out. A read that would need one more fails: readers have then given up thousands of waits
 /// while the origin answered none of [`SMALL_REQUESTS_MAX`] and [`RANGE_REQUESTS_MAX`] requests.
-const ORDERS_MAX: usize = 4096;
+pub(super) const ORDERS_MAX: usize = 4096;
 
 /// What the scheduler keeps to.
 #[derive(Clone, Copy, Debug)]

@@ -226,6 +226,11 @@ impl ScriptedOrigin {
         self.availability.send_replace(Availability::Reachable);
     }
 
+    /// How many requests [`seen`](Self::seen) would return.
+    pub(in crate::replica) fn seen_so_far(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+
     /// The requests since this was last called.
     pub(in crate::replica) fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.seen.lock().unwrap())

@@ -260,19 +260,51 @@ async fn other_faults_are_told_apart() {
 
 #[tokio::test(start_paused = true)]
 async fn one_bad_file_does_not_spoil_the_others_of_its_request() {
-    let bench = Arc::new(Bench::new(&[file("a", 100), file("b", 100), file("c", 100)]));
-    // The request that all three travel in: they queue behind as many as may be outstanding.
-    let names = ["a", "b", "c"].map(|name| bench.tree.index(name));
-    let orders = names.map(|index| {
-        let inode = bench.replica.engine.inode(index).unwrap();
-        bench.replica.engine.load(&inode).unwrap();
-        inode
-    });
-    drop(orders);
-    bench.origin.script([Act::Corrupt, Act::Serve(Duration::ZERO), Act::Serve(Duration::ZERO)]);
+    let stalled: Vec<&'static str> =
+        (0..scheduler::SMALL_REQUESTS_MAX).map(|i| &*format!("s{i}").leak()).collect();
+    let mut files: Vec<_> = stalled.iter().map(|name| file(name, 100)).collect();
+    files.extend(["a", "b", "c"].map(|name| file(name, 100)));
+    let bench = Arc::new(Bench::with(&files, WhenGone::WaitForever, "/tmp"));
+    // What comes while as many requests are outstanding as may be leaves together.
+    bench.origin.script(stalled.iter().map(|_| Act::Stall(0)));
+    for name in stalled.clone() {
+        let bench = bench.clone();
+        tokio::spawn(async move { bench.check(name, 0, 100).await });
+    }
+    while bench.origin.seen_so_far() < stalled.len() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bench.origin.seen();
+    bench.origin.script([Act::Corrupt]);
     let (a, b, c) = tokio::join!(bench.read("a", 0, 100), bench.read("b", 0, 100), bench.read("c", 0, 100));
-    assert!(matches!(a, Err(ReadError::Corrupt(_))), "{a:?}");
-    assert!(b.is_ok() && c.is_ok());
+    let seen = bench.origin.seen();
+    assert_eq!(seen[0].ranges.len(), 3, "they did not travel together: {seen:?}");
+    let results = [a, b, c];
+    let bad = results.iter().filter(|read| matches!(read, Err(ReadError::Corrupt(_)))).count();
+    assert!(bad == 1 && results.iter().filter(|read| read.is_ok()).count() == 2, "{results:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_beyond_what_may_queue_fail_and_those_before_them_do_not() {
+    let bench = Arc::new(Bench::with(&[file("f", 6000 * BLOCK)], WhenGone::WaitForever, "/tmp"));
+    bench.origin.otherwise(Act::Stall(0));
+    let most = scheduler::ORDERS_MAX + scheduler::RANGE_REQUESTS_MAX;
+    let mut readers = tokio::task::JoinSet::new();
+    for block in 0..6000 {
+        let bench = bench.clone();
+        // Backwards, so that nothing is read ahead.
+        readers.spawn(async move { bench.read("f", (5999 - block) * BLOCK, 1).await });
+    }
+    let mut refused = 0;
+    while let Ok(Some(read)) = timeout(SECOND, readers.join_next()).await {
+        assert!(matches!(read.unwrap(), Err(ReadError::Gone(why)) if why.contains("too many")));
+        refused += 1;
+    }
+    assert!(refused > 0 && readers.len() >= most, "{refused} were refused, {} wait", readers.len());
+    bench.origin.otherwise(Act::Serve(Duration::ZERO));
+    while let Some(read) = readers.join_next().await {
+        assert_eq!(read.unwrap().map(|bytes| bytes.len()), Ok(1));
+    }
 }
 
 #[tokio::test(start_paused = true)]
