@@ -291,9 +291,8 @@ async fn a_shutdown_is_heard_at_once_and_a_return_is_noticed() {
 
     let mut availability = remote.availability();
     let started = Instant::now();
-    let gone =
-        |a: &Availability| matches!(a, Availability::Gone { why, .. } if why.contains("shutting down"));
-    // At the same time: what is heard later has other reasons.
+    // Not for which reason: a first attempt to reach it again may have found another one already.
+    let gone = |a: &Availability| matches!(a, Availability::Gone { .. });
     let (_, heard) = tokio::join!(server.shutdown(), timeout(SOON, availability.wait_for(gone)));
     drop(heard.unwrap().unwrap());
     assert!(started.elapsed() < Duration::from_secs(3), "it was noticed only by the timeout");
