@@ -21,6 +21,7 @@ mod counters;
 mod engine;
 mod extents;
 mod flusher;
+mod hydrate;
 mod inode;
 mod inodes;
 pub mod layout;
@@ -65,6 +66,8 @@ pub struct ReplicaConfig {
     /// Files on the disk held open at most, apart from those being read or written at the moment; `None` takes a
     /// quarter of what the process may open, between 32 and 4,096.
     pub descriptors_max: Option<usize>,
+    /// Whether everything is fetched in the background, until nothing is missing.
+    pub hydrate: bool,
 }
 
 impl ReplicaConfig {
@@ -75,6 +78,7 @@ impl ReplicaConfig {
             when_gone: WhenGone::default(),
             memory_bytes_max: MEMORY_BYTES_DEFAULT,
             descriptors_max: None,
+            hydrate: false,
         }
     }
 }
@@ -218,6 +222,9 @@ impl Replica {
             sync,
         });
         engine.runtime.spawn(census::run(engine.clone()));
+        if config.hydrate {
+            engine.runtime.spawn(hydrate::run(engine.clone()));
+        }
         Ok(Arc::new(Self { engine }))
     }
 
@@ -307,6 +314,13 @@ impl Replica {
                 OriginStatus::Gone { for_ms: since.elapsed().as_millis() as u64, why: why.clone() }
             }
         }
+    }
+
+    /// Returns when [everything has been fetched](ReplicaConfig::hydrate). Cancel safe.
+    pub async fn hydrated(&self) {
+        let mut hydrated = self.engine.counters.hydrated.subscribe();
+        // The sender lives as long as the engine.
+        let _ = hydrated.wait_for(|hydrated| *hydrated).await;
     }
 
     /// Returns when nothing is on its way and what has arrived is on the disk, or was refused by it.

@@ -65,9 +65,15 @@ impl Ask {
         self.class < Class::Demand
     }
 
-    /// True when somebody who waits for `block` had better not wait for this ask.
+    /// True when somebody who waits for `block` had better not wait for this ask. One in bulk may itself wait behind
+    /// others, so it is always far.
     pub(super) fn is_far_from(&self, block: u64) -> bool {
-        block >= self.next().saturating_add(NEAR_BLOCKS)
+        self.is_bulk() || block >= self.next().saturating_add(NEAR_BLOCKS)
+    }
+
+    /// True when it is for what nobody is known to want soon.
+    pub(super) fn is_bulk(&self) -> bool {
+        self.class == Class::Bulk
     }
 
     /// Ends the request behind it.

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::lock;
@@ -23,6 +24,8 @@ const LOGGED_WITHIN: Duration = Duration::from_secs(60);
 pub(super) struct Counters {
     /// Files of the manifest; those with several names count once.
     pub(super) files: AtomicU64,
+    /// Everything has been fetched.
+    pub(super) hydrated: watch::Sender<bool>,
     fetched: [AtomicU64; 3],
     waiting: AtomicU64,
     failed: AtomicU64,

@@ -227,8 +227,12 @@ impl Engine {
         let order = {
             let mut blocks = inode.lock();
             for slow in blocks.too_slow_for(range.clone()) {
-                blocks.fail(&slow, &Failure::Again);
-                slow.give_up();
+                if slow.is_bulk() {
+                    blocks.take_over(&slow, range.clone());
+                } else {
+                    blocks.fail(&slow, &Failure::Again);
+                    slow.give_up();
+                }
             }
             let whole = inode.size <= SMALL_BYTES_MAX && !inode.missing(&blocks, range.clone()).is_empty();
             let wanted = if whole { 0..inode.block_count() } else { range };
@@ -284,11 +288,30 @@ impl Engine {
         }
     }
 
+    /// Asks, without hurry, for what is missing of `range`. Blocks: the file's extent map may have to be read.
+    pub(super) fn missing_of(&self, file: EntryIndex, range: Range<u64>) -> Option<Order> {
+        let inode = self.inode(file)?;
+        // A file that cannot be looked at says so when it is read.
+        self.load(&inode).ok()?;
+        let range = range.start..range.end.min(inode.block_count());
+        Self::order(&inode, &mut inode.lock(), range, Class::Bulk)
+    }
+
+    /// What was asked for is not asked for after all.
+    pub(super) fn take_back(&self, orders: &[Order]) {
+        orders.iter().for_each(|order| self.fail(order, &Failure::Again));
+    }
+
+    /// True when all blocks of a file are known to be here.
+    pub(super) fn is_complete(&self, file: EntryIndex) -> bool {
+        self.ledger().is_complete(file)
+    }
+
     fn fail(&self, order: &Order, failure: &Failure) {
         order.inode.lock().fail(&order.ask, failure);
     }
 
-    fn is_reachable(&self) -> bool {
+    pub(super) fn is_reachable(&self) -> bool {
         *self.origin.availability().borrow() == Availability::Reachable
     }
 
@@ -352,6 +375,22 @@ impl Engine {
     /// A request has ended, or the writer has nothing left.
     pub(super) fn changed(&self) {
         self.changed.notify_waiters();
+    }
+
+    /// The next change; what changed before this call is not it.
+    pub(super) fn changed_soon(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Returns when no request is outstanding for which nobody waits, and what came is on the disk or was refused.
+    pub(super) async fn bulk_ended(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.scheduler.is_bulk_idle() && self.writer.is_idle() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Returns when nothing is on its way and everything that arrived has been written, or refused by the disk.

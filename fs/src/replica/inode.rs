@@ -333,6 +333,18 @@ impl Blocks {
         asks.map(|(ask, _)| (ask.clone(), ask.next())).collect()
     }
 
+    /// The blocks of an ask that lie in `range` are missing again: somebody asks for them with more urgency. The others
+    /// are still expected from it.
+    pub(super) fn take_over(&mut self, ask: &Arc<Ask>, range: Range<u64>) {
+        let taken: Vec<u64> = self
+            .coming
+            .range(range)
+            .filter(|(_, coming)| coming.is_from(ask))
+            .map(|(block, _)| *block)
+            .collect();
+        taken.iter().for_each(|block| drop(self.coming.remove(block)));
+    }
+
     /// Takes verified blocks that `ask` brought and hands them to whoever waits. Returns those that were still
     /// expected from it, as ranges; they are held until [`stored`](Self::stored) or [`dropped`](Self::dropped).
     pub(super) fn deliver(

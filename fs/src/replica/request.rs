@@ -94,7 +94,7 @@ impl Request {
 
     async fn receive(&mut self, deliveries: &mut Deliveries) -> End {
         let mut closing = self.engine.closing();
-        // Only a request that reads ahead is ever given up, and it is for one inode.
+        // Only a request that reads ahead is ever given up as a whole, and it is for one inode.
         let ask = self.orders[0].ask.clone();
         loop {
             let first = tokio::select! {

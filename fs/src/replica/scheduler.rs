@@ -2,7 +2,8 @@
 //!
 //! Two queues of orders somebody waits for: files of up to 256 KiB, which travel whole and many to a request, and
 //! ranges of larger ones. An order goes out at once while few requests are outstanding; those that had to queue
-//! meanwhile leave together. Reading ahead never queues: it takes what room there is, or is left out.
+//! meanwhile leave together. Reading ahead never queues: it takes what room there is, or is left out. What nobody
+//! waits for comes in [bundles](super::hydrate) of its own, and only while nobody queues.
 //!
 //! Every byte asked for is leased from one budget until it is on the disk, or dropped. So the bytes on their way, and
 //! those that have arrived and wait for the disk, stay below [`Limits::bytes_max`] whatever the origin sends and
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::ask::Ask;
 use super::engine::Engine;
+use super::hydrate::Bundle;
 use super::inode::Inode;
 use super::lock;
 use super::request;
@@ -33,7 +35,10 @@ const AHEAD_REQUESTS_MAX: usize = 6;
 const AHEAD_BYTES_MIN: u64 = 2 * 1024 * 1024;
 /// Bytes of one request that somebody waits for, unless a single order has more: what queues behind it should not
 /// wait for long.
-const REQUEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
+pub(super) const REQUEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Outstanding requests for which nobody waits: with [`REQUEST_BYTES_MAX`] each, more than a fast link holds, and
+/// little beside what somebody waits for.
+const BULK_REQUESTS_MAX: usize = 4;
 /// Orders that wait to go out. A read that would need one more fails: readers have then given up thousands of waits
 /// while the origin answered none of [`SMALL_REQUESTS_MAX`] and [`RANGE_REQUESTS_MAX`] requests.
 pub(super) const ORDERS_MAX: usize = 4096;
@@ -67,7 +72,7 @@ impl Order {
     }
 
     /// True when it is for all of a small file.
-    fn is_whole_small_file(&self) -> bool {
+    pub(super) fn is_whole_small_file(&self) -> bool {
         self.inode.size <= SMALL_BYTES_MAX
             && matches!(&self.ranges[..], [all] if *all == (0..self.inode.block_count()))
     }
@@ -96,8 +101,8 @@ pub(super) struct Scheduler {
 struct State {
     small: VecDeque<Order>,
     ranges: VecDeque<Order>,
-    /// Outstanding requests: for small files, for ranges, ahead.
-    requests: [usize; 3],
+    /// Outstanding requests: for small files, for ranges, ahead, in bulk.
+    requests: [usize; 4],
     bytes: u64,
     ahead_bytes: u64,
     /// Somebody is sending what may go out, and looks again before it stops.
@@ -111,6 +116,7 @@ enum Lane {
     Small = 0,
     Ranges = 1,
     Ahead = 2,
+    Bulk = 3,
 }
 
 impl Scheduler {
@@ -160,8 +166,36 @@ impl Scheduler {
             }
             state.lease(bytes, Lane::Ahead);
         }
-        self.send(Class::ReadAhead, Lane::Ahead, vec![order], bytes);
+        self.send(Class::ReadAhead, Lane::Ahead, false, vec![order], bytes);
         Ok(())
+    }
+
+    /// True when a request for which nobody waits may go out.
+    pub(super) fn has_room_for_bulk(&self) -> bool {
+        lock(&self.state).has_room_for_bulk(self.limits, REQUEST_BYTES_MAX)
+    }
+
+    /// Sends a bundle for which nobody waits, unless it is empty; gives it back when there is no room for it after all.
+    pub(super) fn bulk(&self, mut bundle: Bundle) -> Result<(), Bundle> {
+        let bytes = bundle.bytes();
+        {
+            let mut state = lock(&self.state);
+            if bytes == 0 || state.closed {
+                return Ok(());
+            }
+            if !state.has_room_for_bulk(self.limits, bytes) {
+                return Err(bundle);
+            }
+            state.lease(bytes, Lane::Bulk);
+        }
+        let whole_files = bundle.whole_files();
+        self.send(Class::Bulk, Lane::Bulk, whole_files, bundle.take(), bytes);
+        Ok(())
+    }
+
+    /// True when no request is outstanding for which nobody waits.
+    pub(super) fn is_bulk_idle(&self) -> bool {
+        lock(&self.state).requests[Lane::Bulk as usize] == 0
     }
 
     /// Bytes leased now.
@@ -177,7 +211,7 @@ impl Scheduler {
     /// True when no request is outstanding and none waits.
     pub(super) fn is_idle(&self) -> bool {
         let state = lock(&self.state);
-        state.requests == [0; 3] && state.small.is_empty() && state.ranges.is_empty()
+        state.requests == [0; 4] && state.small.is_empty() && state.ranges.is_empty()
     }
 
     /// Takes no more orders; returns those that had not gone out.
@@ -205,14 +239,14 @@ impl Scheduler {
                     }
                 }
             };
-            self.send(Class::Demand, lane, orders, bytes);
+            self.send(Class::Demand, lane, matches!(lane, Lane::Small), orders, bytes);
         }
     }
 
-    fn send(&self, class: Class, lane: Lane, orders: Vec<Order>, bytes: u64) {
+    fn send(&self, class: Class, lane: Lane, whole_files: bool, orders: Vec<Order>, bytes: u64) {
         let lease = Lease { engine: self.engine.clone(), bytes, ahead: matches!(lane, Lane::Ahead) };
         let slot = Slot { engine: self.engine.clone(), lane };
-        let batch = Batch { class, whole_files: matches!(lane, Lane::Small), orders, lease, slot };
+        let batch = Batch { class, whole_files, orders, lease, slot };
         if let Some(engine) = self.engine.upgrade() {
             engine.runtime.spawn(request::run(engine.clone(), batch));
         }
@@ -244,6 +278,14 @@ impl State {
         }
     }
 
+    /// Nobody waits for it, so it leaves half of the room to others, and all of it while somebody queues.
+    fn has_room_for_bulk(&self, limits: Limits, bytes: u64) -> bool {
+        self.requests[Lane::Bulk as usize] < BULK_REQUESTS_MAX
+            && self.bytes + bytes <= limits.bytes_max / 2
+            && self.small.is_empty()
+            && self.ranges.is_empty()
+    }
+
     /// The next request, leased; small files first, since they are done sooner.
     fn next(&mut self, limits: Limits) -> Option<(Lane, Vec<Order>, u64)> {
         let room = limits.bytes_max.saturating_sub(self.bytes);
@@ -253,7 +295,7 @@ impl State {
             }
             let queue = match lane {
                 Lane::Small => &mut self.small,
-                Lane::Ranges | Lane::Ahead => &mut self.ranges,
+                Lane::Ranges | Lane::Ahead | Lane::Bulk => &mut self.ranges,
             };
             let (orders, bytes) = take(queue, room);
             if !orders.is_empty() {
@@ -305,6 +347,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(engine) = self.engine.upgrade().filter(|_| self.bytes > 0) {
             engine.scheduler.release(self.bytes, self.ahead);
+            engine.changed();
         }
     }
 }
