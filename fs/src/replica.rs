@@ -20,6 +20,7 @@ mod census;
 mod counters;
 mod engine;
 mod extents;
+mod finish;
 mod flusher;
 mod hydrate;
 mod inode;
@@ -39,6 +40,7 @@ mod when_gone;
 mod writer;
 
 use engine::{Engine, Parts};
+pub use finish::{FinishError, Receipt};
 use inodes::Descriptors;
 pub use layout::Layout;
 use probe::Refusal;
@@ -321,6 +323,20 @@ impl Replica {
         let mut hydrated = self.engine.counters.hydrated.subscribe();
         // The sender lives as long as the engine.
         let _ = hydrated.wait_for(|hydrated| *hydrated).await;
+    }
+
+    /// Makes ordinary trees of what is here, once [everything has been fetched](Self::hydrated): all names, the true
+    /// modes and times, no state. May be repeated, also after an interruption.
+    ///
+    /// Directories whose mode forbids their own user to enter or change them stay open until
+    /// [`close_directories`](Self::close_directories). Blocks for some tens of µs a name.
+    pub fn finish(&self) -> Result<Receipt, FinishError> {
+        finish::finish(&self.engine)
+    }
+
+    /// The last step after [`finish`](Self::finish), when nothing has to be reached by its path any more.
+    pub fn close_directories(&self) -> Result<(), FinishError> {
+        finish::close_directories(&self.engine)
     }
 
     /// Returns when nothing is on its way and what has arrived is on the disk, or was refused by it.

@@ -96,7 +96,7 @@ fn count_directory(engine: &Arc<Engine>, root: EntryIndex) -> Result<(), Uncount
     let manifest = &engine.manifest;
     let mut directories = vec![root];
     while let Some(directory) = directories.pop() {
-        let (top, path) = place(engine, directory).ok_or(Uncounted::Disk(Errno::IO))?;
+        let (top, path) = engine.store.below(&engine.manifest, directory).ok_or(Uncounted::Disk(Errno::IO))?;
         for name in names(top, &path)? {
             // Names that the manifest does not have are not of its files.
             let Ok(Some(entry)) = manifest.lookup(directory, &name) else { continue };
@@ -110,17 +110,6 @@ fn count_directory(engine: &Arc<Engine>, root: EntryIndex) -> Result<(), Uncount
         }
     }
     Ok(())
-}
-
-fn place(engine: &Engine, directory: EntryIndex) -> Option<(BorrowedFd<'_>, RelPath)> {
-    let layout = &engine.store.layout;
-    let (root, path) = engine.manifest.locate(directory)?;
-    if root.0 == 0 {
-        return Some((layout.tree(), path));
-    }
-    let number = root.0.to_string();
-    let path = RelPath::from_names(std::iter::once(number.as_bytes()).chain(path.names())).ok()?;
-    Some((layout.companions(), path))
 }
 
 /// Loads one file. A file that cannot be loaded says so when it is read; here it does not count.

@@ -181,9 +181,9 @@ impl Engine {
         } else {
             match self.store.find(&self.manifest, &entry)? {
                 Some(Found { file, .. }) if self.distrusted.is_set(inode.index) => {
-                    (Some(file), BlockSet::empty(blocks))
+                    (file, BlockSet::empty(blocks))
                 }
-                Some(Found { file, present }) => (Some(file), present),
+                Some(Found { file, present }) => (file, present),
                 None => (None, BlockSet::empty(blocks)),
             }
         };
@@ -343,7 +343,7 @@ impl Engine {
     }
 
     /// The path of a file below its root, for people.
-    fn path(&self, index: EntryIndex) -> String {
+    pub(super) fn path(&self, index: EntryIndex) -> String {
         match self.manifest.locate(index) {
             Some((EntryIndex(0), path)) => path.to_string(),
             Some((root, path)) => format!("companion {}: {path}", root.0),

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use super::engine::Engine;
 use super::scheduler::{Order, REQUEST_BYTES_MAX, SMALL_BYTES_MAX};
 use crate::digest::{BLOCK_BYTES, block_count};
+use crate::git::{self, Shown};
 use crate::manifest::{Arrival, Entry, EntryIndex, Kind};
 use crate::origin::{Availability, FILES_PER_REQUEST_MAX, RANGES_PER_REQUEST_MAX};
 
@@ -109,14 +110,18 @@ async fn pass(engine: &Arc<Engine>) -> bool {
 }
 
 /// True when the disk has kept everything. Blocks for as long as it takes to write it back.
-fn is_all_here(engine: &Arc<Engine>) -> bool {
+pub(super) fn is_all_here(engine: &Arc<Engine>) -> bool {
     engine.flusher.ask(engine);
-    engine.manifest.iter().filter(is_content).all(|file| engine.is_complete(file.index()))
+    let mut files = engine.manifest.iter().filter(|entry| is_content(engine, entry));
+    files.all(|file| engine.is_complete(file.index()))
 }
 
-/// True for the first name of a file that has blocks.
-fn is_content(entry: &Entry<'_>) -> bool {
-    entry.kind() == Kind::File && entry.inode() == entry.index() && entry.size() > 0
+/// True for the first name of a file whose blocks are wanted: it has some, and nothing else is shown in their place.
+fn is_content(engine: &Engine, entry: &Entry<'_>) -> bool {
+    entry.kind() == Kind::File
+        && entry.inode() == entry.index()
+        && entry.size() > 0
+        && !matches!(git::shown(&engine.manifest, entry), Ok(Shown::Config(_)))
 }
 
 /// Waits until the origin answers, the disk has room, and so has the budget.
@@ -217,8 +222,9 @@ impl Cursor {
                 (self.part, self.entry, self.block) = (self.part + 1, 0, 0);
                 continue;
             };
-            let wanted =
-                is_content(&entry) && self.part_of(&entry) == *part && !engine.is_complete(entry.index());
+            let wanted = is_content(engine, &entry)
+                && self.part_of(&entry) == *part
+                && !engine.is_complete(entry.index());
             let (from, end) = (self.block, block_count(entry.size()));
             let to = end.min(from + REQUEST_BYTES_MAX / BLOCK_BYTES);
             if !wanted || to == end {

@@ -88,6 +88,14 @@ pub(super) fn set(file: impl AsFd, state: &FileState) -> Result<(), Errno> {
     rustix::fs::fsetxattr(file, XATTR, &state.encode(), XattrFlags::empty())
 }
 
+/// Makes an unfinished file an ordinary one; nothing for one that is.
+pub(super) fn remove(file: impl AsFd) -> Result<(), Errno> {
+    match rustix::fs::fremovexattr(file, XATTR) {
+        Ok(()) | Err(Errno::NODATA) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Reads a file's state.
 pub(super) fn get(file: impl AsFd) -> Result<Stated, Errno> {
     let mut bytes = [0; 64];

@@ -47,8 +47,9 @@ impl StoreError {
 /// A file that was found on the disk.
 #[derive(Debug)]
 pub(super) struct Found {
-    /// Open for reading and writing.
-    pub(super) file: File,
+    /// Open for reading, and for writing where its mode allows that; `None` for a finished file that its own user may
+    /// not even read.
+    pub(super) file: Option<File>,
     /// Its blocks that are here.
     pub(super) present: BlockSet,
 }
@@ -68,8 +69,23 @@ enum Place<'l> {
 
 impl Store {
     /// Opens the file of an inode without looking at its blocks; `None` when it is not there yet.
+    ///
+    /// An unfinished file can always be written. A finished one has its true mode, which may forbid that to its own
+    /// user; where it forbids even reading, the error is [`Errno::ACCESS`].
     pub(super) fn open(&self, manifest: &Manifest, inode: &Entry<'_>) -> Result<Option<File>, StoreError> {
-        let flags = OFlags::RDWR;
+        match self.open_as(manifest, inode, OFlags::RDWR) {
+            Err(StoreError::System(Errno::ACCESS)) => self.open_as(manifest, inode, OFlags::RDONLY),
+            opened => opened,
+        }
+    }
+
+    /// Opens the file of an inode with these flags.
+    pub(super) fn open_as(
+        &self,
+        manifest: &Manifest,
+        inode: &Entry<'_>,
+        flags: OFlags,
+    ) -> Result<Option<File>, StoreError> {
         let opened = match self.place(manifest, inode)? {
             Place::Below(root, path) => beneath::open(root, &path, flags),
             Place::Anchor(name) => {
@@ -90,9 +106,12 @@ impl Store {
 
     /// Finds the file of an inode and its blocks; must come before anything reads the file.
     pub(super) fn find(&self, manifest: &Manifest, inode: &Entry<'_>) -> Result<Option<Found>, StoreError> {
-        let Some(file) = self.open(manifest, inode)? else {
-            return Ok(None);
+        let (file, closed) = match self.open(manifest, inode) {
+            Ok(file) => (file, false),
+            Err(StoreError::System(Errno::ACCESS)) => (self.open_as(manifest, inode, OFlags::PATH)?, true),
+            Err(error) => return Err(error),
         };
+        let Some(file) = file else { return Ok(None) };
         let stat = rustix::fs::fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(StoreError::Foreign("it is no regular file"));
@@ -100,6 +119,10 @@ impl Store {
         let size = inode.size();
         if stat.st_size as u64 != size {
             return Err(StoreError::Foreign("it has another size"));
+        }
+        if closed {
+            // A file gets its true mode only after its state was removed.
+            return Ok(Some(Found { file: None, present: BlockSet::full(block_count(size)) }));
         }
         let present = match state::get(&file)? {
             Stated::Nothing => BlockSet::full(block_count(size)),
@@ -109,7 +132,7 @@ impl Store {
             Stated::Unfinished(_) => return Err(StoreError::Foreign("it belongs to another entry")),
             Stated::Unknown => return Err(StoreError::Foreign("its state cannot be read")),
         };
-        Ok(Some(Found { file, present }))
+        Ok(Some(Found { file: Some(file), present }))
     }
 
     /// Makes the file of an inode, all of it a hole, with the directories above it.
@@ -141,16 +164,20 @@ impl Store {
         if inode.nlink() > 1 {
             return Ok(Place::Anchor(inode.index().0.to_string()));
         }
-        let (root, path) = manifest.locate(inode.index()).ok_or(Errno::IO)?;
-        match root {
-            EntryIndex(0) => Ok(Place::Below(self.layout.tree(), path)),
-            EntryIndex(number) => {
-                let names = [number.to_string()];
-                let names = names.iter().map(String::as_bytes).chain(path.names());
-                let path = RelPath::from_names(names).map_err(|_| Errno::INVAL)?;
-                Ok(Place::Below(self.layout.companions(), path))
-            }
+        let (top, path) = self.below(manifest, inode.index()).ok_or(Errno::IO)?;
+        Ok(Place::Below(top, path))
+    }
+
+    /// Where a name of the manifest belongs: below which directory, and its path from there. `None` beyond what has
+    /// arrived.
+    pub(super) fn below(&self, manifest: &Manifest, entry: EntryIndex) -> Option<(BorrowedFd<'_>, RelPath)> {
+        let (root, path) = manifest.locate(entry)?;
+        if root.0 == 0 {
+            return Some((self.layout.tree(), path));
         }
+        let number = root.0.to_string();
+        let path = RelPath::from_names(std::iter::once(number.as_bytes()).chain(path.names())).ok()?;
+        Some((self.layout.companions(), path))
     }
 }
 

@@ -16,6 +16,7 @@ use crate::origin::Class;
 use scripted::{Act, ScriptedOrigin, TestFile, TestTree, file};
 
 mod faults;
+mod finish;
 mod hydrate;
 mod restart;
 mod scripted;
