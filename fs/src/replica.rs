@@ -18,6 +18,7 @@ mod beneath;
 mod block_set;
 mod census;
 mod counters;
+mod directories;
 mod engine;
 mod extents;
 mod finish;
@@ -33,6 +34,7 @@ mod read;
 mod request;
 mod scheduler;
 mod sequence;
+pub mod settle;
 mod state;
 pub mod status;
 mod store;
@@ -44,6 +46,7 @@ pub use finish::{FinishError, Receipt};
 use inodes::Descriptors;
 pub use layout::Layout;
 use probe::Refusal;
+pub use settle::SettleError;
 pub use status::ReplicaStatus;
 use status::{OriginStatus, Tally};
 use store::Store;
@@ -328,15 +331,15 @@ impl Replica {
     /// Makes ordinary trees of what is here, once [everything has been fetched](Self::hydrated): all names, the true
     /// modes and times, no state. May be repeated, also after an interruption.
     ///
-    /// Directories whose mode forbids their own user to enter or change them stay open until
-    /// [`close_directories`](Self::close_directories). Blocks for some tens of µs a name.
+    /// Directories whose mode forbids their own user to enter or change them stay open until the clone is
+    /// [concluded](settle::conclude). Blocks for some tens of µs a name.
     pub fn finish(&self) -> Result<Receipt, FinishError> {
         finish::finish(&self.engine)
     }
 
-    /// The last step after [`finish`](Self::finish), when nothing has to be reached by its path any more.
-    pub fn close_directories(&self) -> Result<(), FinishError> {
-        finish::close_directories(&self.engine)
+    /// Moves the tree of a [finished](Self::finish) clone up to where it stays, beneath the mount. Reads go on.
+    pub fn move_up(&self) -> Result<(), SettleError> {
+        settle::move_up(&self.engine.store.layout)
     }
 
     /// Returns when nothing is on its way and what has arrived is on the disk, or was refused by it.

@@ -96,7 +96,8 @@ fn count_directory(engine: &Arc<Engine>, root: EntryIndex) -> Result<(), Uncount
     let manifest = &engine.manifest;
     let mut directories = vec![root];
     while let Some(directory) = directories.pop() {
-        let (top, path) = engine.store.below(&engine.manifest, directory).ok_or(Uncounted::Disk(Errno::IO))?;
+        let (top, path) =
+            engine.store.layout.below(&engine.manifest, directory).ok_or(Uncounted::Disk(Errno::IO))?;
         for name in names(top, &path)? {
             // Names that the manifest does not have are not of its files.
             let Ok(Some(entry)) = manifest.lookup(directory, &name) else { continue };

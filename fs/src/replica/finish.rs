@@ -4,8 +4,8 @@
 //! only after a `syncfs` that began after the last block was written, since a file without a state claims to be
 //! complete. All of it can be done again from the start after any interruption, and finds what was done.
 //!
-//! Directories get their modes and times last, those below before those above. One that its own user could not enter
-//! or change is left open to them until [`close_directories`]: when nothing beneath it has to be reached any more.
+//! [Directories](directories) get their modes and times last. One that its own user could not enter or change is left
+//! open to them until the tree has [settled](super::settle) and nothing beneath it has to be reached any more.
 
 use std::fs::File;
 use std::ops::Range;
@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::beneath;
+use super::directories::{self, OPEN};
 use super::engine::Engine;
 use super::hydrate::is_all_here;
 use super::state;
@@ -25,10 +26,6 @@ use super::store::{StoreError, link_into, to_errno, write_at};
 use crate::digest::BlockIndex;
 use crate::git::{self, Shown};
 use crate::manifest::{Entry, EntryIndex, Extra, Kind, Listing, Mtime};
-use crate::name::RelPath;
-
-/// Permission bits without which a directory's own user cannot work in it.
-const OPEN: u16 = 0o700;
 
 /// The name under which a file waits to take the place of another one, in the directory of the anchors.
 const WAITING: &str = "waiting";
@@ -78,6 +75,7 @@ pub(super) fn finish(engine: &Arc<Engine>) -> Result<Receipt, FinishError> {
     if !is_all_here(engine) {
         return Err(FinishError::Incomplete);
     }
+    let layout = &engine.store.layout;
     let mut receipt = Receipt::default();
     for entry in engine.manifest.iter().filter(|entry| entry.kind() == Kind::Directory) {
         let directory = Directory::open(engine, &entry)?;
@@ -90,36 +88,14 @@ pub(super) fn finish(engine: &Arc<Engine>) -> Result<Receipt, FinishError> {
         }
         receipt.directories += 1;
     }
-    set_directories(engine, |mode| mode & OPEN == OPEN)?;
-    rustix::fs::syncfs(engine.store.layout.directory()).map_err(|source| FinishError::Disk {
+    let tops = directories::tops(layout, &engine.manifest)?;
+    directories::apply(&engine.manifest, &tops, |mode| mode & OPEN == OPEN)?;
+    rustix::fs::syncfs(layout.directory()).map_err(|source| FinishError::Disk {
         path: ".".into(),
         doing: "it cannot be written back",
         source,
     })?;
     Ok(receipt)
-}
-
-/// Gives the directories that their own user may not enter or change their true modes and times: the last step.
-pub(super) fn close_directories(engine: &Engine) -> Result<(), FinishError> {
-    set_directories(engine, |mode| mode & OPEN != OPEN)
-}
-
-/// Gives those directories their true modes and times whose modes `wanted` picks.
-fn set_directories(engine: &Engine, wanted: impl Fn(u16) -> bool) -> Result<(), FinishError> {
-    // Below before above: making something in a directory changes its time, and its mode may forbid it.
-    for index in (0..engine.manifest.entries()).rev() {
-        let entry = engine.manifest.entry(EntryIndex(index)).ok_or(FinishError::Manifest)?;
-        if entry.kind() != Kind::Directory || !wanted(entry.mode()) {
-            continue;
-        }
-        let directory = Directory::open(engine, &entry)?;
-        let path = RelPath::default();
-        let readable = beneath::open(directory.at.as_fd(), &path, OFlags::RDONLY | OFlags::DIRECTORY);
-        let done =
-            readable.and_then(|readable| apply(&readable, &entry.extra(), entry.mode(), entry.mtime()));
-        done.map_err(|errno| directory.disk(&entry, "its mode and time cannot be set", errno))?;
-    }
-    Ok(())
 }
 
 /// A directory of the tree in the making.
@@ -132,7 +108,8 @@ struct Directory<'e> {
 impl<'e> Directory<'e> {
     /// The directory of `entry`, made if need be.
     fn open(engine: &'e Engine, entry: &Entry<'_>) -> Result<Self, FinishError> {
-        let (top, path) = engine.store.below(&engine.manifest, entry.index()).ok_or(FinishError::Manifest)?;
+        let (top, path) =
+            engine.store.layout.below(&engine.manifest, entry.index()).ok_or(FinishError::Manifest)?;
         match beneath::make_directories(top, &path) {
             Ok(at) => Ok(Self { engine, at }),
             Err(source) => {
@@ -318,14 +295,14 @@ fn punch(file: &File, zeros: &Range<u64>) -> Result<(), Errno> {
     }
 }
 
-/// Applies what an entry shows beyond its content, the time last.
-fn apply(file: impl AsFd, extra: &Extra, mode: u16, mtime: Mtime) -> Result<(), Errno> {
+/// Applies what an entry shows beyond its content. The mode last: what has it needs nothing more.
+pub(super) fn apply(file: impl AsFd, extra: &Extra, mode: u16, mtime: Mtime) -> Result<(), Errno> {
     let file = file.as_fd();
     for (name, value) in &extra.xattrs {
         rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty())?;
     }
-    rustix::fs::fchmod(file, Mode::from_raw_mode(mode.into()))?;
-    rustix::fs::futimens(file, &times(mtime))
+    rustix::fs::futimens(file, &times(mtime))?;
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode.into()))
 }
 
 fn times(mtime: Mtime) -> Timestamps {

@@ -135,7 +135,7 @@ async fn room(engine: &Arc<Engine>) {
             }
             continue;
         }
-        if engine.writer.is_refused() || !has_space(engine) {
+        if engine.writer.refusal().is_some() || !has_space(engine) {
             tokio::time::sleep(DISK_AGAIN).await;
             // What the disk refused is only tried again with the next block: so one is asked for.
             if has_space(engine) {

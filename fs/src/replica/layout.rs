@@ -18,11 +18,16 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 
-use crate::manifest::SnapshotId;
+use crate::manifest::{EntryIndex, Manifest, SnapshotId};
+use crate::name::RelPath;
 
 /// What a clone's replica directory is called, before four hexadecimal digits that keep it apart from names of the
 /// workspace.
@@ -30,6 +35,9 @@ pub const PREFIX: &str = ".twinshare-";
 
 /// The xattr of the directory that holds the snapshot's id.
 const SNAPSHOT_XATTR: &str = "user.twinshare.snapshot";
+
+/// The xattr of the directory that is there once the tree moves up to where it stays.
+const SETTLING_XATTR: &str = "user.twinshare.settling";
 
 /// The text of `README`.
 const README: &str = "\
@@ -74,6 +82,10 @@ pub enum LayoutError {
 #[derive(Debug)]
 pub struct Layout {
     path: PathBuf,
+    /// The directory that a clone is mounted over; none for a view.
+    above: Option<OwnedFd>,
+    /// The tree moves, or has moved, to the directory above.
+    settling: AtomicBool,
     directory: OwnedFd,
     tree: OwnedFd,
     links: OwnedFd,
@@ -91,17 +103,21 @@ impl Layout {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let above = rustix::fs::open(mount_point, flags, Mode::empty())
             .map_err(|errno| disk("it cannot be opened", errno))?;
-        let name = match existing(&above).map_err(|errno| disk("it cannot be listed", errno))? {
-            Existing::Nothing => {
-                make_unique(&above).map_err(|errno| disk("nothing can be made in it", errno))?
-            }
-            Existing::Replica(name) => name,
-            Existing::Other(found) => return Err(LayoutError::NotEmpty { path: mount_point.into(), found }),
+        let Existing { replica, other } =
+            existing(&above).map_err(|errno| disk("it cannot be listed", errno))?;
+        let not_empty = |found| LayoutError::NotEmpty { path: mount_point.into(), found };
+        let name = match (replica, &other) {
+            (Some(name), _) => name,
+            (None, None) => make_unique(&above).map_err(|errno| disk("nothing can be made in it", errno))?,
+            (None, Some(found)) => return Err(not_empty(found.clone())),
         };
         let path = mount_point.join(&name);
         let directory =
             subdirectory(&above, &name).map_err(|errno| self::disk(&path, "it cannot be opened", errno))?;
-        Self::assemble(path, directory)
+        match other {
+            Some(found) if !is_settling(&directory) => Err(not_empty(found)),
+            _ => Self::assemble(path, Some(above), directory),
+        }
     }
 
     /// Opens the replica of a view, whose directory is `directory` itself; makes it where it does not exist.
@@ -113,10 +129,10 @@ impl Layout {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = rustix::fs::open(directory, flags, Mode::empty())
             .map_err(|errno| disk("it cannot be opened", errno))?;
-        Self::assemble(directory.into(), opened)
+        Self::assemble(directory.into(), None, opened)
     }
 
-    fn assemble(path: PathBuf, directory: OwnedFd) -> Result<Self, LayoutError> {
+    fn assemble(path: PathBuf, above: Option<OwnedFd>, directory: OwnedFd) -> Result<Self, LayoutError> {
         match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(LayoutError::InUse { path }),
@@ -133,7 +149,8 @@ impl Layout {
             doing: "nothing can be written in it",
             source,
         })?;
-        Ok(Self { path, directory, tree, links, companions })
+        let settling = AtomicBool::new(is_settling(&directory));
+        Ok(Self { path, above, settling, directory, tree, links, companions })
     }
 
     /// Where it lies, for people: a mount may hide it.
@@ -173,6 +190,33 @@ impl Layout {
         let _ = rustix::fs::flock(&self.directory, FlockOperation::Unlock);
     }
 
+    /// Where a name of the manifest belongs: below which directory, and its path from there. `None` beyond what has
+    /// arrived.
+    pub(super) fn below(&self, manifest: &Manifest, entry: EntryIndex) -> Option<(BorrowedFd<'_>, RelPath)> {
+        let (root, path) = manifest.locate(entry)?;
+        if root.0 == 0 {
+            return Some((self.tree(), path));
+        }
+        let number = root.0.to_string();
+        let path = RelPath::from_names(std::iter::once(number.as_bytes()).chain(path.names())).ok()?;
+        Some((self.companions(), path))
+    }
+
+    /// The directory to which the tree of a clone moves, once it does.
+    pub(super) fn settled(&self) -> Option<BorrowedFd<'_>> {
+        self.above.as_ref().filter(|_| self.settling.load(Acquire)).map(AsFd::as_fd)
+    }
+
+    /// Notes, durably, that the tree moves up from now on; the directory to which it does. None for a view.
+    pub(super) fn settle(&self) -> Result<Option<BorrowedFd<'_>>, Errno> {
+        if self.above.is_some() && !self.settling.load(Acquire) {
+            rustix::fs::fsetxattr(&self.directory, SETTLING_XATTR, b"1", XattrFlags::empty())?;
+            rustix::fs::fsync(&self.directory)?;
+            self.settling.store(true, Release);
+        }
+        Ok(self.settled())
+    }
+
     /// The directory itself.
     pub fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
@@ -199,24 +243,31 @@ fn disk(path: &Path, doing: &'static str, errno: Errno) -> LayoutError {
 }
 
 /// What a mount point holds.
-enum Existing {
-    Nothing,
-    Replica(String),
-    Other(String),
+#[derive(Default)]
+struct Existing {
+    /// The name of a replica's directory.
+    replica: Option<String>,
+    /// Another name.
+    other: Option<String>,
 }
 
 fn existing(directory: &OwnedFd) -> Result<Existing, Errno> {
-    let mut found = Existing::Nothing;
+    let mut found = Existing::default();
     for entry in rustix::fs::Dir::read_from(directory)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy();
-        match (&found, name.as_ref()) {
-            (_, "." | "..") => {}
-            (Existing::Nothing, name) if is_replica_name(name) => found = Existing::Replica(name.into()),
-            (_, name) => return Ok(Existing::Other(name.into())),
+        match name.as_ref() {
+            "." | ".." => {}
+            name if found.replica.is_none() && is_replica_name(name) => found.replica = Some(name.into()),
+            name => found.other = Some(name.into()),
         }
     }
     Ok(found)
+}
+
+fn is_settling(directory: &OwnedFd) -> bool {
+    let mut value = [0; 8];
+    rustix::fs::fgetxattr(directory, SETTLING_XATTR, &mut value[..]).is_ok()
 }
 
 fn is_replica_name(name: &str) -> bool {

@@ -20,7 +20,7 @@ use super::layout::Layout;
 use super::probe::Backing;
 use super::state::{self, FileState, Stated};
 use crate::digest::{BlockIndex, block_count};
-use crate::manifest::{Entry, EntryIndex, Manifest};
+use crate::manifest::{Entry, Manifest};
 use crate::name::RelPath;
 
 /// Why a file on the disk cannot be used.
@@ -87,7 +87,11 @@ impl Store {
         flags: OFlags,
     ) -> Result<Option<File>, StoreError> {
         let opened = match self.place(manifest, inode)? {
-            Place::Below(root, path) => beneath::open(root, &path, flags),
+            Place::Below(root, path) => match (beneath::open(root, &path, flags), self.layout.settled()) {
+                // Names only ever move up, so one that is no longer here is there.
+                (Err(Errno::NOENT), Some(settled)) => beneath::open(settled, &path, flags),
+                (opened, _) => opened,
+            },
             Place::Anchor(name) => {
                 let name = RelPath::from_names([name.as_bytes()]).map_err(|_| Errno::INVAL)?;
                 beneath::open(self.layout.links(), &name, flags)
@@ -164,20 +168,8 @@ impl Store {
         if inode.nlink() > 1 {
             return Ok(Place::Anchor(inode.index().0.to_string()));
         }
-        let (top, path) = self.below(manifest, inode.index()).ok_or(Errno::IO)?;
+        let (top, path) = self.layout.below(manifest, inode.index()).ok_or(Errno::IO)?;
         Ok(Place::Below(top, path))
-    }
-
-    /// Where a name of the manifest belongs: below which directory, and its path from there. `None` beyond what has
-    /// arrived.
-    pub(super) fn below(&self, manifest: &Manifest, entry: EntryIndex) -> Option<(BorrowedFd<'_>, RelPath)> {
-        let (root, path) = manifest.locate(entry)?;
-        if root.0 == 0 {
-            return Some((self.layout.tree(), path));
-        }
-        let number = root.0.to_string();
-        let path = RelPath::from_names(std::iter::once(number.as_bytes()).chain(path.names())).ok()?;
-        Some((self.layout.companions(), path))
     }
 }
 

@@ -94,7 +94,8 @@ impl Pair {
         let below = expected.iter().filter(|entry| expected.locate(entry.index()).unwrap().0.0 == root);
         let (below, found): (Vec<_>, Vec<_>) = (below.collect(), found.iter().collect());
         assert_eq!(below.len(), found.len(), "{made}: {below:?}\n{found:?}");
-        for (expected, found) in below.iter().zip(&found) {
+        // The workspace's own directory is the clone's, which is not looked at here.
+        for (expected, found) in below.iter().zip(&found).skip(usize::from(made.ends_with("tree"))) {
             assert_eq!(seen(expected), seen(found), "{made}");
         }
     }
@@ -108,6 +109,12 @@ fn seen(entry: &Entry<'_>) -> (Vec<u8>, Kind, u16, u64, Mtime, u32, crate::manif
 
 async fn hydrated(replica: &Replica) {
     timeout(Duration::from_secs(60), replica.hydrated()).await.expect("it does not become complete");
+}
+
+/// Applies what waits until the end.
+fn close_directories(replica: &Replica) {
+    let tops = directories::tops(replica.layout(), replica.manifest()).unwrap();
+    directories::apply(replica.manifest(), &tops, |_| true).unwrap();
 }
 
 /// Nothing that is ours is left on any file.
@@ -147,7 +154,7 @@ async fn a_finished_tree_is_the_origins() {
         let read = again.read(entry.index(), 0, 10).await.unwrap();
         assert!(matches!(&read[..], b"deep" | b"blob"), "{read:?}");
     }
-    again.close_directories().unwrap();
+    close_directories(&again);
     pair.check("walked", "replica/tree", &expected, 0);
     pair.check("walked-companion", "replica/companions/1", &expected, 1);
     again.close().await;
@@ -231,8 +238,100 @@ fn an_interruption_at_any_step_is_made_good() {
         let again = pair.open();
         hydrated(&again).await;
         again.finish().unwrap();
-        again.close_directories().unwrap();
+        close_directories(&again);
         pair.check("walked", "replica/tree", &expected, 0);
         again.close().await;
     });
+}
+
+/// A clone, complete and finished, with its tree moved up.
+async fn moved_up(pair: &Pair) -> Arc<Replica> {
+    let origin = LocalOrigin::open(&pair.at("snapshot"), ReadPool::default()).unwrap();
+    let layout = Layout::clone_at(&pair.at("clone")).unwrap();
+    fs::copy(pair.at("snapshot/manifest"), layout.manifest_path()).unwrap();
+    let config = ReplicaConfig { when_gone: WhenGone::Fail, hydrate: true, ..ReplicaConfig::new(layout) };
+    let manifest = Manifest::open(&config.layout.manifest_path()).unwrap();
+    let replica = Replica::open(config, manifest, Arc::new(origin), Handle::current()).unwrap();
+    hydrated(&replica).await;
+    replica.finish().unwrap();
+    replica.move_up().unwrap();
+    replica
+}
+
+async fn a_settled_clone_is_the_origins_tree() {
+    let pair = Pair::new();
+    let expected = pair.walk("snapshot", &["ws", "python"].map(|name| pair.at(name)));
+    let replica = moved_up(&pair).await;
+    // Reads find every file where it is now.
+    for entry in expected.iter().filter(|entry| entry.kind() == Kind::File && entry.size() == 4) {
+        let read = replica.read(entry.index(), 0, 10).await.unwrap();
+        assert!(matches!(&read[..], b"deep" | b"blob"), "{read:?}");
+    }
+    replica.close().await;
+    drop(replica);
+    settle::conclude(&pair.at("clone"), &pair.at("keep")).unwrap();
+    pair.check("walked", "clone", &expected, 0);
+    pair.check("walked-companion", "keep/1", &expected, 1);
+    check_plain(&pair.at("clone"));
+    assert_eq!(Manifest::open(&pair.at("keep/manifest")).unwrap().snapshot(), expected.snapshot());
+    // It is an ordinary directory now, and no clone any more.
+    assert!(matches!(Layout::clone_at(&pair.at("clone")), Err(layout::LayoutError::NotEmpty { .. })));
+    assert!(settle::conclude(&pair.at("clone"), &pair.at("keep")).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settling_leaves_the_origins_tree() {
+    a_settled_clone_is_the_origins_tree().await;
+}
+
+#[test]
+fn an_ordinary_users_clone_settles_too() {
+    ordinary_user::run("replica::tests::finish::an_ordinary_users_clone_settles_too", || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(a_settled_clone_is_the_origins_tree());
+    });
+}
+
+/// Settles after an interruption that left `half` done.
+async fn check_interrupted(half: impl FnOnce(&Pair)) {
+    let pair = Pair::new();
+    let expected = pair.walk("snapshot", &["ws", "python"].map(|name| pair.at(name)));
+    let replica = moved_up(&pair).await;
+    replica.close().await;
+    drop(replica);
+    half(&pair);
+    settle::conclude(&pair.at("clone"), &pair.at("keep")).unwrap();
+    pair.check("walked", "clone", &expected, 0);
+    pair.check("walked-companion", "keep/1", &expected, 1);
+}
+
+/// The replica's directory in the clone.
+fn ours(pair: &Pair) -> PathBuf {
+    let mut found = fs::read_dir(pair.at("clone")).unwrap().map(|entry| entry.unwrap().path());
+    found.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(layout::PREFIX)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settling_goes_on_after_an_interruption() {
+    check_interrupted(|pair| {
+        fs::rename(pair.at("clone/a"), ours(pair).join("tree/a")).unwrap();
+        fs::rename(pair.at("clone/none"), ours(pair).join("tree/none")).unwrap();
+    })
+    .await;
+    check_interrupted(|pair| {
+        fs::create_dir(pair.at("keep")).unwrap();
+        fs::write(pair.at("keep/manifest"), "half").unwrap();
+        fs::rename(ours(pair).join("companions/1"), pair.at("keep/1")).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_finished_does_not_settle() {
+    let pair = Pair::new();
+    drop(Layout::clone_at(&pair.at("clone")).unwrap());
+    let refused = settle::conclude(&pair.at("clone"), &pair.at("keep"));
+    assert!(matches!(refused, Err(SettleError::Unfinished { .. })), "{refused:?}");
+    let bench = Bench::new(&[]);
+    assert!(matches!(bench.replica.move_up(), Err(SettleError::View)));
 }

@@ -1,0 +1,153 @@
+//! The last steps of a clone: its finished tree moves up to where it stays, and nothing of ours is left.
+//!
+//! 1. While it is still mounted, [`move_up`] renames what lies in the tree into the directory above, beneath the mount.
+//!    Names are looked up in the tree first and then above, so no lookup ever fails.
+//! 2. It is unmounted, by whoever mounted it: plainly, when the kernel finds nobody in it.
+//! 3. [`conclude`] removes what is ours, and applies what had to wait.
+//!
+//! Once the first step has begun the clone can only go on: after an interruption, [`conclude`] alone does what is left.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::beneath;
+use super::directories;
+use super::finish::{FinishError, apply};
+use super::layout::{Layout, LayoutError};
+use crate::manifest::{EntryIndex, Manifest, ManifestError};
+use crate::name::RelPath;
+
+/// Why the last steps cannot be taken. Nothing is lost: they can be tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    /// It is a view, whose tree stays where it is.
+    #[error("a view does not settle")]
+    View,
+    /// The clone's directory cannot be opened.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// It is not finished.
+    #[error("{} is not complete", .path.display())]
+    Unfinished {
+        /// The clone's directory.
+        path: PathBuf,
+    },
+    /// Its manifest cannot be read.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A directory's mode or time cannot be applied.
+    #[error(transparent)]
+    Finish(#[from] FinishError),
+    /// The disk failed.
+    #[error("{}: {doing}", .path.display())]
+    Disk {
+        /// What is concerned.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Renames the names in the tree of a finished clone into the directory above. May be repeated.
+pub(super) fn move_up(layout: &Layout) -> Result<(), SettleError> {
+    let disk = |doing, errno: Errno| disk(layout.path(), doing, errno.into());
+    let above = layout.settle().map_err(|errno| disk("it cannot be marked", errno))?;
+    let above = above.ok_or(SettleError::View)?;
+    // `tree` was opened long ago: its list is read anew through another descriptor.
+    let tree = beneath::open(layout.tree(), &RelPath::default(), OFlags::RDONLY | OFlags::DIRECTORY);
+    let tree = tree.map_err(|errno| disk("its tree cannot be listed", errno))?;
+    let listed: Result<Vec<_>, Errno> = rustix::fs::Dir::read_from(&tree).and_then(Iterator::collect);
+    for entry in listed.map_err(|errno| disk("its tree cannot be listed", errno))? {
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        rustix::fs::renameat_with(&tree, name, above, name, RenameFlags::NOREPLACE).map_err(|errno| {
+            let path = layout.path().join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+            self::disk(&path, "it cannot be moved up", errno.into())
+        })?;
+    }
+    rustix::fs::fsync(above).map_err(|errno| disk("its directory cannot be written back", errno))
+}
+
+/// Makes an ordinary directory of the clone at `directory`, whose tree has begun to move up and which is not mounted
+/// any more.
+///
+/// What a node keeps of it goes to `keep`, which is made: the manifest and the digests, and the companions' trees, each
+/// called by its number. Blocks; `keep` on another filesystem means copying the companions.
+pub fn conclude(directory: &Path, keep: &Path) -> Result<(), SettleError> {
+    let layout = Layout::clone_at(directory)?;
+    if layout.settled().is_none() {
+        return Err(SettleError::Unfinished { path: directory.into() });
+    }
+    move_up(&layout)?;
+    let manifest = Manifest::open(&layout.manifest_path())?;
+    keep_what_is_needed(&layout, keep)?;
+    let above = layout.settled().ok_or(SettleError::View)?.try_clone_to_owned();
+    let mut tops = vec![above.map_err(|source| disk(directory, "it cannot be opened", source))?];
+    for root in manifest.roots().skip(1) {
+        let path = keep.join(root.0.to_string());
+        let opened = File::open(&path).map_err(|source| disk(&path, "it cannot be opened", source))?;
+        tops.push(opened.into());
+    }
+    directories::apply(&manifest, &tops, |mode| mode & directories::OPEN != directories::OPEN)?;
+    let root = manifest.entry(EntryIndex(0)).ok_or(FinishError::Manifest)?;
+    let (extra, mode, mtime) = (root.extra(), root.mode(), root.mtime());
+    let ours = layout.path().to_owned();
+    drop((manifest, layout));
+    fs::remove_dir_all(&ours).map_err(|source| disk(&ours, "it cannot be removed", source))?;
+    let above = &tops[0];
+    apply(above, &extra, mode, mtime)
+        .and_then(|()| rustix::fs::fsync(above))
+        .map_err(|errno| disk(directory, "its mode and time cannot be set", errno.into()))
+}
+
+/// Brings the manifest, the digests and the companions to `keep`, durably.
+fn keep_what_is_needed(layout: &Layout, keep: &Path) -> Result<(), SettleError> {
+    let failed = |source| disk(keep, "what is kept of the clone cannot be put there", source);
+    fs::create_dir_all(keep).map_err(failed)?;
+    for name in ["manifest", "digests"] {
+        let (from, to) = (layout.path().join(name), keep.join(name));
+        fs::copy(&from, &to).and_then(|_| File::open(&to)?.sync_all()).map_err(failed)?;
+    }
+    let companions = layout.path().join("companions");
+    for entry in fs::read_dir(&companions).map_err(failed)? {
+        let from = entry.map_err(failed)?.path();
+        let to = keep.join(from.file_name().unwrap_or_default());
+        match rustix::fs::renameat(rustix::fs::CWD, &from, rustix::fs::CWD, &to) {
+            Ok(()) => {}
+            Err(Errno::XDEV) => copy_tree(&from, &to).map_err(failed)?,
+            Err(errno) => return Err(failed(errno.into())),
+        }
+    }
+    rustix::fs::syncfs(&File::open(keep).map_err(failed)?).map_err(|errno| failed(errno.into()))
+}
+
+/// Copies a tree with all that belongs to it; a copy that was begun before is made anew.
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    let partial = to.with_extension("partial");
+    for leftover in [&partial, to] {
+        match fs::remove_dir_all(leftover) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    // It keeps links, times, xattrs and holes, and shares extents where it can.
+    let copied = Command::new("cp").args(["-a", "--reflink=auto", "--"]).args([from, &partial]).output()?;
+    if !copied.status.success() {
+        return Err(io::Error::other(String::from_utf8_lossy(&copied.stderr).into_owned()));
+    }
+    fs::rename(&partial, to)
+}
+
+fn disk(path: &Path, doing: &'static str, source: io::Error) -> SettleError {
+    SettleError::Disk { path: path.into(), doing, source }
+}
