@@ -46,7 +46,7 @@ pub fn build(host: &Host, project: &str, owner: u32) -> Result<()> {
     copy_interpreter(host, &python)?;
     write_file(host, &format!("{project}/main.py"), PROGRAM)?;
     write_file(host, &format!("{project}/model.bin"), &noise(MODEL_BYTES, 11))?;
-    let wheels = copy_wheels(host)?;
+    let wheels = copy_wheels(host, &python)?;
     let venv = format!("{project}/.venv");
     host.program(format!("{INTERPRETER}/bin/{python}")).args(["-m", "venv", &venv]).run(BOUND)?.success()?;
     host.program(format!("{venv}/bin/pip"))
@@ -74,10 +74,10 @@ fn copy_interpreter(host: &Host, python: &str) -> Result<()> {
 }
 
 /// Test hosts have no way out, so the wheel is fetched by `tests/run` and copied to them.
-fn copy_wheels(host: &Host) -> Result<String> {
+fn copy_wheels(host: &Host, python: &str) -> Result<String> {
     let from = match env::var_os("TWINSHARE_TEST_WHEELS") {
         Some(given) => PathBuf::from(given),
-        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/test-wheels"),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/test-wheels").join(python),
     };
     let to = "/tmp/wheels";
     fs::create_dir_all(host.path(to))?;

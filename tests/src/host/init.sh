@@ -4,6 +4,7 @@
 #
 # $1 name, $2 tmpfs or ext4, $3 identity of the ordinary user, $4 its name, then the executables to be found on PATH, each
 # after the name it has there
+# shellcheck shell=bash
 set -euo pipefail
 name=$1 disk=$2 uid=$3 user=$4
 shift 4
@@ -19,9 +20,9 @@ mount -t tmpfs -o mode=755,size=80% twinshare-test /mnt
 base=/mnt/files
 mkdir "$base"
 if [ "$disk" = ext4 ]; then
-    truncate -s 8G /mnt/image
-    mkfs.ext4 -q -F -m 0 -E lazy_itable_init=1,lazy_journal_init=1 /mnt/image
-    mount -o loop /mnt/image "$base"
+    truncate -s 8G "/mnt/image-$name"
+    mkfs.ext4 -q -F -m 0 -E lazy_itable_init=1,lazy_journal_init=1 "/mnt/image-$name"
+    mount -o loop "/mnt/image-$name" "$base"
 fi
 for dir in $shown; do mkdir -p "$base/$dir"; done
 chmod 1777 "$base/tmp" "$base/var/tmp"
