@@ -66,18 +66,19 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # --- privileged steps --------------------------------------------------------------------------------------------------
 
-# as_root WHY COMMAND...: runs the command directly as root; as a user shows it, asks, and uses sudo.
+# as_root WHY SHOWN COMMAND...: runs the command directly as root; as a user shows it in the words of SHOWN, asks, and
+# uses sudo.
 as_root() {
-    local why=$1 answer
-    shift
+    local why=$1 shown=$2 answer
+    shift 2
     if is_root; then
         "$@"
         return
     fi
     if ! $interactive || ! command -v sudo >/dev/null; then
-        die "$why needs root. Run this as root, then start ./install.sh again:" "$(printf '%q ' "$@")"
+        die "$why needs root. Run this as root, then start ./install.sh again:" "$shown"
     fi
-    printf '\n%s needs root. This would run:\n\n    sudo %s\n\n' "$why" "$(printf '%q ' "$@")"
+    printf '\n%s needs root. This would run as root:\n\n    %s\n\n' "$why" "$shown"
     read -r -p "Run it now? [y/N] " answer
     case $answer in
         y | Y | yes) sudo "$@" ;;
@@ -122,8 +123,10 @@ install_packages() {
     command -v apt-get >/dev/null ||
         die "this system has no apt-get" "Install the equivalents of: ${packages[*]}" "and start again with --skip-system-deps."
     say "installing ${packages[*]}"
-    as_root "Installing system packages" sh -c \
-        "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends ${packages[*]}"
+    as_root "Installing system packages" \
+        "apt-get update && apt-get install -y --no-install-recommends ${packages[*]}" \
+        sh -c 'apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"' \
+        sh "${packages[@]}"
 }
 
 # --- Rust --------------------------------------------------------------------------------------------------------------
@@ -153,38 +156,42 @@ install_rust() {
     say "no Rust $wanted or newer here: installing it with rustup into ${CARGO_HOME:-$HOME/.cargo}"
     rustup=$(PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin command -v rustup || true)
     if [ -n "$rustup" ]; then
-        "$rustup" toolchain install stable --profile minimal --no-self-update && "$rustup" default stable && return 0
+        # The user's default stays as it is.
+        "$rustup" toolchain install stable --profile minimal --no-self-update && export RUSTUP_TOOLCHAIN=stable && return 0
     fi
     command -v curl >/dev/null || die "curl is missing, and with it rustup cannot be fetched (package curl)"
-    script=$(mktemp)
+    script=$scratch/rustup.sh
     if ! curl --proto '=https' --tlsv1.2 --silent --show-error --fail --location --max-time 120 \
         https://sh.rustup.rs --output "$script"; then
-        rm -f "$script"
         die "rustup cannot be fetched from https://sh.rustup.rs" \
             "Install Rust $wanted or newer some other way (https://rust-lang.org/tools/install), so that cargo is on PATH," \
             "and start ./install.sh again."
     fi
     sh "$script" -y --profile minimal --default-toolchain stable --no-modify-path ||
         die "rustup could not install a toolchain; its messages are above" "Start ./install.sh again when that is solved."
-    rm -f "$script"
 }
 
 # --- build and install -------------------------------------------------------------------------------------------------
 
 build() {
     say "building (a few minutes the first time)"
-    PATH=$(dirname "$cargo"):$PATH "$cargo" build --release --locked --package twinshare
+    # Where it is built is said here, whatever cargo's configuration says; a target given there would add a directory.
+    PATH=$(dirname "$cargo"):$PATH CARGO_BUILD_TARGET='' "$cargo" build --release --locked --package twinshare \
+        --target-dir "$target" --config 'build.target=[]'
 }
 
 # By rename, so that a running twinshare keeps its own file.
 install_binary() {
-    local built=${CARGO_TARGET_DIR:-target}/release/twinshare
+    local built=$target/release/twinshare
     if ! mkdir -p "$prefix/bin" 2>/dev/null || [ ! -w "$prefix/bin" ]; then
         die "$prefix/bin is not writable for $(id -un)" "Choose another place with --prefix DIR, or run as root."
     fi
     install -m 755 "$built" "$prefix/bin/.twinshare.new"
     mv -f "$prefix/bin/.twinshare.new" "$prefix/bin/twinshare"
     say "installed $prefix/bin/twinshare ($("$prefix/bin/twinshare" --version))"
+    if "$prefix/bin/twinshare" p2p status >/dev/null 2>&1; then
+        say "your node still runs the version it was started with; mounts stay: twinshare p2p stop && twinshare p2p start"
+    fi
     case :$PATH: in
         *:"$prefix/bin":*) ;;
         *) warn "$prefix/bin is not on your PATH; add it: export PATH=\"$prefix/bin:\$PATH\"" ;;
@@ -204,19 +211,25 @@ check_fuse() {
 # Ubuntu since 23.10 lets only programs with an AppArmor profile make user namespaces, which `twinshare run` needs as an
 # ordinary user. The profile confines nothing; what twinshare starts inherits it.
 install_apparmor_profile() {
-    local knob=/proc/sys/kernel/apparmor_restrict_unprivileged_userns binary=$prefix/bin/twinshare name profile
+    local knob=/proc/sys/kernel/apparmor_restrict_unprivileged_userns profile=/etc/apparmor.d/twinshare
     [ -r $knob ] && [ "$(cat $knob)" = 1 ] || return 0
-    name=twinshare${binary//\//.}
-    profile=/etc/apparmor.d/$name
-    if [ -f "$profile" ] && [ "$(apparmor_profile "$name" "$binary")" = "$(cat "$profile")" ]; then return 0; fi
+    if [ -f "$profile" ] && [ "$(apparmor_profile)" = "$(cat "$profile")" ]; then return 0; fi
+    case $prefix in
+        *[][\"{}*?^@,]*)
+            warn "AppArmor's profiles cannot name $prefix/bin/twinshare: choose a --prefix of plain letters, or \`twinshare run\` needs root"
+            return 0
+            ;;
+    esac
     if ! $system_deps; then
         warn "AppArmor keeps ordinary users from making user namespaces here; without a profile \`twinshare run\` needs root"
         return 0
     fi
     say "installing an AppArmor profile, so that ordinary users may run environments in namespaces"
-    apparmor_profile "$name" "$binary" >"$scratch/$name"
-    as_root "Installing an AppArmor profile" sh -c \
-        "install -m 644 '$scratch/$name' '$profile' && apparmor_parser --replace '$profile'"
+    apparmor_profile >"$scratch/twinshare"
+    # shellcheck disable=SC2016 # the inner shell expands them
+    as_root "Installing an AppArmor profile" \
+        "install -m 644 $scratch/twinshare $profile && apparmor_parser --replace $profile" \
+        sh -c 'install -m 644 "$1" "$2" && apparmor_parser --replace "$2"' sh "$scratch/twinshare" "$profile"
 }
 
 apparmor_profile() {
@@ -225,10 +238,10 @@ apparmor_profile() {
 abi <abi/4.0>,
 include <tunables/global>
 
-profile $1 "$2" flags=(unconfined) {
+profile twinshare "$prefix/bin/twinshare" flags=(unconfined) {
   userns,
 
-  include if exists <local/$1>
+  include if exists <local/twinshare>
 }
 TEXT
 }
@@ -237,6 +250,7 @@ TEXT
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+target=${CARGO_TARGET_DIR:-$PWD/target}
 
 install_packages
 if ! cargo=$(usable_cargo); then

@@ -43,7 +43,7 @@ fn fix(read: impl Fn(&str) -> Option<String>, exists: impl Fn(&Path) -> bool) ->
     if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
         Some(
             "AppArmor keeps unprivileged user namespaces from programs without a profile: run twinshare's \
-             install.sh, which adds one for bwrap, or allow them to all programs with \
+             install.sh, which adds one for twinshare and what it starts, or allow them to all programs with \
              `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`",
         )
     } else if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
