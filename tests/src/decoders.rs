@@ -6,7 +6,11 @@
 
 use std::path::Path;
 
-use twinshare_daemon::{config::Config, discovery, workspace::WorkspaceFile};
+use twinshare_daemon::{
+    config::Config,
+    discovery,
+    workspace::{Root, Roots, WorkspaceFile, requirements},
+};
 use twinshare_fs::{
     git,
     manifest::{Kind, Listing, Manifest, Receiver, frame},
@@ -38,6 +42,8 @@ pub const DECODERS: &[Decoder] = &[
     Decoder { name: "beacon", run: beacon },
     Decoder { name: "workspace_file", run: workspace_file },
     Decoder { name: "node_config", run: node_config },
+    Decoder { name: "executable", run: executable },
+    Decoder { name: "virtual_environment", run: virtual_environment },
 ];
 
 /// Runs the decoder called `name`.
@@ -180,6 +186,33 @@ fn node_config(bytes: &[u8]) {
 
 fn compressed(bytes: &[u8]) -> Vec<u8> {
     zstd::bulk::compress(bytes, 1).expect("compressing into memory cannot fail")
+}
+
+/// What a receiver reads of an environment's interpreter before it runs anything: the dynamic loader it names.
+fn executable(bytes: &[u8]) {
+    in_environment(|venv| std::fs::write(venv.join("bin/python"), bytes));
+}
+
+/// What a receiver reads of an environment's own descriptions: `pyvenv.cfg`, and paths added to the import path.
+fn virtual_environment(bytes: &[u8]) {
+    in_environment(|venv| {
+        std::fs::write(venv.join("pyvenv.cfg"), bytes)?;
+        std::fs::write(venv.join("lib/python3/site-packages/x.pth"), bytes)
+    });
+}
+
+fn in_environment(write: impl FnOnce(&Path) -> std::io::Result<()>) {
+    let scratch = tempfile::tempdir().expect("the temporary directory is writable");
+    let venv = scratch.path().join(".venv");
+    for directory in ["bin", "lib/python3/site-packages"] {
+        std::fs::create_dir_all(venv.join(directory)).expect("the temporary directory is writable");
+    }
+    std::fs::write(venv.join("pyvenv.cfg"), "").expect("the temporary directory is writable");
+    write(&venv).expect("the temporary directory is writable");
+    let roots = Roots::new([Root { origin: "/w".into(), here: scratch.path().into() }]);
+    for needed in requirements(&roots) {
+        assert!(needed.path.is_absolute() && !needed.path.starts_with("/w"), "{needed:?}");
+    }
 }
 
 fn in_scratch(act: impl FnOnce(&Path)) {

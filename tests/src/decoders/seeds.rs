@@ -37,6 +37,8 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "beacon" => texts(&[BEACON]),
         "workspace_file" => texts(&[WORKSPACE_FILE, "schema: 1\nname: a\n"]),
         "node_config" => texts(&[NODE_CONFIG, "{}\n"]),
+        "executable" => vec![executable(), b"#!/usr/bin/env python3\n".to_vec()],
+        "virtual_environment" => texts(&[VIRTUAL_ENVIRONMENT, "home=relative\n/opt/src\nimport os\n"]),
         _ => unreachable!("no decoder is called {name}"),
     }
 }
@@ -54,6 +56,23 @@ const BEACON: &str = r#"{"kind":"announce","sent_ms":1700000000000,"name":"ada",
 
 const WORKSPACE_FILE: &str = "schema: 1\nname: gpt4-demo\ndescription: \"a: b\"\ncompanions:\n  - /opt/python\n\
 environments:\n  - name: main\n    runtime: process\n    command: [python, main.py]\n    env:\n      A: \"1\"\nshare:\n  open: true\n";
+
+const VIRTUAL_ENVIRONMENT: &str =
+    "home = /opt/python/bin\nversion_info = 3.11.2\nexecutable = /opt/python/bin/python3.11\n";
+
+/// The least executable that names its loader: a header, one program header after it, and the name.
+fn executable() -> Vec<u8> {
+    const LOADER: &[u8] = b"/lib64/ld-linux-x86-64.so.2\0";
+    let mut bytes = vec![0; 64 + 56];
+    bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    bytes[32..40].copy_from_slice(&64u64.to_le_bytes());
+    bytes[54..58].copy_from_slice(&[56, 0, 1, 0]);
+    bytes[64] = 3;
+    bytes[64 + 8..64 + 16].copy_from_slice(&120u64.to_le_bytes());
+    bytes[64 + 32..64 + 40].copy_from_slice(&(LOADER.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(LOADER);
+    bytes
+}
 
 const NODE_CONFIG: &str = "name: ada\nlisten:\n  address: 127.0.0.1\n  port: 0\ndiscovery:\n  enabled: true\n  port: 37777\n\
   interfaces: [lo]\nwhen_gone: wait=10s\nlog: debug\n";
