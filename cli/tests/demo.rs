@@ -4,16 +4,18 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
 fn start(directory: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_twinshare"));
     command.arg("demo").env("TMPDIR", directory).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    // A group of its own, as a shell gives it.
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().unwrap()
 }
 
 /// On a disk: the system's `/tmp` may be memory.
@@ -45,16 +47,25 @@ fn the_demonstration_works() {
     assert_nothing_left(directory.path());
 }
 
+/// Who gets a signal.
+enum Sent {
+    /// The demonstration's process.
+    ToIt,
+    /// It and what it has started in its group, as from a terminal.
+    ToAll,
+}
+
 #[test]
 fn an_interrupted_demonstration_leaves_nothing() {
     let moments = [
-        ("Two nodes", Signal::INT),
-        ("anna makes", Signal::INT),
-        ("both nodes", Signal::TERM),
-        ("shares the workspace", Signal::INT),
-        ("usable", Signal::HUP),
+        ("Two nodes", Signal::INT, Sent::ToAll),
+        ("anna makes", Signal::INT, Sent::ToIt),
+        ("both nodes", Signal::TERM, Sent::ToIt),
+        ("shares the workspace", Signal::INT, Sent::ToAll),
+        ("usable", Signal::HUP, Sent::ToIt),
+        ("usable", Signal::INT, Sent::ToAll),
     ];
-    for (moment, signal) in moments {
+    for (moment, signal, sent) in moments {
         let directory = place();
         let mut child = start(directory.path());
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -63,7 +74,11 @@ fn an_interrupted_demonstration_leaves_nothing() {
             line.clear();
             assert_ne!(out.read_line(&mut line).unwrap(), 0, "{moment} is never reached");
         }
-        kill_process(Pid::from_child(&child), signal).unwrap();
+        let pid = Pid::from_child(&child);
+        match sent {
+            Sent::ToIt => kill_process(pid, signal).unwrap(),
+            Sent::ToAll => kill_process_group(pid, signal).unwrap(),
+        }
         let (mut rest, mut errors) = (String::new(), String::new());
         out.read_to_string(&mut rest).unwrap();
         child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();

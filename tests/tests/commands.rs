@@ -94,7 +94,7 @@ fn every_command_does_what_its_help_says() -> Result<()> {
         without_a_node(a)?;
         nodes(a, b, link)?;
         workspaces(a, b)?;
-        replicas(b)?;
+        replicas(a, b)?;
         runs(b)?;
         endings(a, b)
     })?;
@@ -201,7 +201,9 @@ fn workspaces(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     b.says("workspace list --remote", &["NAME", "PEER", "project", "ada"]).map(drop)
 }
 
-fn replicas(b: &Typist<'_>) -> Result<()> {
+fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
+    let later = format!("{PROJECT}/later");
+    write_file(a.user.host(), &later, b"when it was cloned")?;
     b.says("mount ada/project", &["/root/twinshare/peers/ada/project\n"])?;
     let view = b.document("mount project /home/here")?;
     ensure!(view["directory"] == "/home/here" && view["kind"] == "view", "{view}");
@@ -233,6 +235,12 @@ fn replicas(b: &Typist<'_>) -> Result<()> {
     drop(user);
     b.says("unmount /home/here", &["/home/here is unmounted"])?;
     b.ends("unmount /home/here", 3, &["nothing here is called", "hint: "])?;
+    // What changes at the origin is not mixed with what was cloned: it is stale, and the rest is as it was.
+    write_file(a.user.host(), &later, b"something else now")?;
+    let read = |name: &str| b.user.program("cat").arg(format!("/home/copy/{name}")).run(BOUND);
+    let stale = read("later")?.failure()?;
+    ensure!(stale.contains("Stale file handle"), "{stale}");
+    ensure!(read("fails.sh")?.success()? == "exit 42\n");
     // A clone goes with what was fetched of it, and with its directory, which it made.
     b.says(
         "workspace rm /home/copy --yes",

@@ -54,12 +54,19 @@ fn tell(a: &User<'_>, b: &User<'_>, link: &Link, origin: Who) -> Result<()> {
     // Without its companion the program cannot start: the interpreter is nowhere on this machine.
     ensure!(!b.host().path(INTERPRETER).exists() && !b.host().path(&project).join("main.py").exists());
     let bare = format!("exec {clone}/.venv/bin/python {clone}/main.py");
-    b.program("sh").args(["-c", &bare]).run(BOUND)?.failure()?;
+    let refused = b.program("sh").args(["-c", &bare]).run(BOUND)?.failure()?;
+    ensure!(refused.contains("not found"), "{refused}");
+    let interpreter = format!("{clone}/.venv/bin/python");
+    let leads_to = b.program("readlink").args(["-m", &interpreter]).run(BOUND)?.success()?;
+    ensure!(leads_to.starts_with(&format!("{INTERPRETER}/bin/")), "{leads_to}");
 
-    let there = b
-        .twinshare(&["run", "gpt4-demo", "--", &python, &format!("{project}/main.py")])
-        .run(BOUND)?
-        .success()?;
+    let there =
+        b.twinshare(&["run", "gpt4-demo", "--", &python, &format!("{project}/main.py")]).run(BOUND)?;
+    let told = String::from_utf8_lossy(&there.stderr).into_owned();
+    ensure!(told.lines().any(|line| line.starts_with("isolation: ") && line.contains("mount")), "{told}");
+    // The interpreter came along, and of the system it needs nothing that is not here.
+    ensure!(!told.contains("missing here"), "{told}");
+    let there = there.success()?;
     ensure!(there == here, "on ada:\n{here}\non ben:\n{there}");
     let crossed = link.bytes_into_second()? - before;
     ensure!(

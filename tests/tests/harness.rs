@@ -100,13 +100,13 @@ const VICTIM: &str = "TWINSHARE_HARNESS_VICTIM";
 /// Not a test by itself: the process that `nothing_outlives_a_killed_test_process` kills.
 #[test]
 fn victim() -> Result<()> {
-    if env::var_os(VICTIM).is_none() {
-        return Ok(());
-    }
-    let (ada, ben) = (Host::new("ada", Disk::Ext4)?, Host::new("ben", Disk::Ext4)?);
+    let Ok(mark) = env::var(VICTIM) else { return Ok(()) };
+    let host = |name: &str| Host::new(&format!("{name}-{mark}"), Disk::Ext4);
+    let (ada, ben) = (host("ada")?, host("ben")?);
     let _link = Link::between(&ada, &ben, 1, Rate::Unlimited)?;
-    let _orphan = ada.program("sh").args(["-c", "setsid sleep 31337 & exit 0"]).run(BOUND)?.success()?;
-    let _child = ben.program("sleep").arg("31337").start()?;
+    let orphan = format!("setsid sleep 31337.{mark} & exit 0");
+    let _orphan = ada.program("sh").args(["-c", &orphan]).run(BOUND)?.success()?;
+    let _child = ben.program("sleep").arg(format!("31337.{mark}")).start()?;
     // Holds everything until it is killed.
     loop {
         std::thread::park();
@@ -115,27 +115,30 @@ fn victim() -> Result<()> {
 
 #[test]
 fn nothing_outlives_a_killed_test_process() -> Result<()> {
+    // Of this process alone: others may run the same test.
+    let mark = std::process::id().to_string();
+    let sleeper = format!("sleep 31337.{mark}");
     let loops = || {
         Ok::<_, anyhow::Error>(String::from_utf8(
             Command::new("losetup").arg("-nlO").arg("NAME,BACK-FILE").output()?.stdout,
         )?)
     };
-    let survivors =
-        || Ok::<_, anyhow::Error>(Command::new("pgrep").args(["-fx", "sleep 31337"]).output()?.stdout);
-    let count = |text: String| text.lines().filter(|line| line.contains("/image")).count();
-    let before = count(loops()?);
+    let survivors = || Ok::<_, anyhow::Error>(Command::new("pgrep").args(["-fx", &sleeper]).output()?.stdout);
+    let disks = |text: String| text.lines().filter(|line| line.ends_with(&format!("-{mark}"))).count();
     let mut victim = Command::new(env::current_exe()?)
         .args(["--exact", "victim"])
-        .env(VICTIM, "1")
+        .env(VICTIM, &mark)
         .stdout(Stdio::null())
         .spawn()?;
     let both = || Ok(survivors()?.iter().filter(|byte| **byte == b'\n').count() == 2);
     let begun = wait::until_true("the victim's processes", BOUND, both);
+    let had_disks = loops().map(disks);
     victim.kill()?;
     victim.wait()?;
     begun?;
+    ensure!(had_disks? == 2, "the victim's disks cannot be told from others");
     wait::until_true("its processes to die", BOUND, || Ok(survivors()?.is_empty()))?;
-    wait::until_true("its loop devices to go", BOUND, || Ok(count(loops()?) <= before))
+    wait::until_true("its loop devices to go", BOUND, || Ok(disks(loops()?) == 0))
 }
 
 /// Keeps `Ended` honest: a signal is no failure of the command itself.

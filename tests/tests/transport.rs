@@ -235,7 +235,14 @@ async fn what_somebody_waits_for_overtakes_the_rest() {
     // Each would take the whole link for six seconds.
     let bulk: Vec<_> = (0..4).map(|_| origin.read_files(vec![LARGE], Class::Bulk)).collect();
     let drains: Vec<_> = bulk.into_iter().map(|deliveries| tokio::spawn(finish(deliveries))).collect();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // They fill the link once something small takes much longer than the link's own round trip.
+    let until = Instant::now() + Duration::from_secs(5);
+    let mut last = Duration::ZERO;
+    while last < 4 * delay && Instant::now() < until {
+        let started = Instant::now();
+        read_small(&origin).await.unwrap();
+        last = started.elapsed();
+    }
     let mut took = Vec::new();
     for _ in 0..15 {
         let started = Instant::now();

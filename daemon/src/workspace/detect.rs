@@ -214,6 +214,21 @@ mod tests {
     }
 
     #[test]
+    fn an_environment_of_copies_names_its_installation_in_its_file_alone() {
+        let bench = Bench::new();
+        let python = bench.python("py");
+        let bin = bench.base.join("w/.venv/bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::copy(python.join("bin/python3.11"), bin.join("python")).unwrap();
+        fs::write(
+            bench.base.join("w/.venv/pyvenv.cfg"),
+            format!("home = {}\n", python.join("bin").display()),
+        )
+        .unwrap();
+        bench.check(&[&python], &[]);
+    }
+
+    #[test]
     fn a_chain_of_installations_is_followed() {
         let bench = Bench::new();
         let (first, second) = (bench.python("first"), bench.python("second"));

@@ -68,14 +68,25 @@ fn git_finds_a_clean_tree_and_nothing_to_run() -> Result<()> {
     fs::write(source.join("tracked"), "x")?;
     git(&source, &["add", "."])?;
     git(&source, &["commit", "-q", "-m", "x"])?;
-    git(&source, &["config", "core.fsmonitor", "touch /tmp/owned; false"])?;
+    let ran = place.trap();
+    let trap = format!("touch {}; false", ran.display());
+    for key in ["core.fsmonitor", "diff.external", "filter.evil.clean", "core.pager", "core.sshCommand"] {
+        git(&source, &["config", key, &trap])?;
+    }
+    fs::write(source.join(".git/info/attributes"), "* filter=evil\n")?;
     let hook = source.join(".git/hooks/post-index-change");
     fs::create_dir_all(hook.parent().context("a hook has a directory")?)?;
-    fs::write(&hook, "#!/bin/sh\n")?;
+    fs::write(&hook, format!("#!/bin/sh\n{trap}\n"))?;
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755))?;
     let _served = place.serve("wait=20s")?;
     let at = place.mount_point();
     ensure!(git(&at, &["status", "--porcelain"])?.is_empty());
+    git(&at, &["log", "-p", "--ext-diff"])?;
+    git(&at, &["diff", "HEAD"])?;
+    ensure!(!ran.exists(), "git ran what the origin's configuration names");
+    // The trap is one: the origin's own user is the one who runs it.
+    git(&source, &["status"])?;
+    ensure!(ran.exists(), "nothing would have been noticed");
     let config = fs::read_to_string(at.join(".git/config"))?;
     ensure!(config.contains("checkstat = minimal") && !config.contains("fsmonitor"), "{config}");
     ensure!(fs::metadata(at.join(".git/config"))?.len() == config.len() as u64);
@@ -151,6 +162,30 @@ fn a_silent_origin_delays_only_those_who_need_it() -> Result<()> {
     }
     served.ask("resume")?;
     ensure!(fs::read(at.join(cold(0)))? == content(300_000));
+    Ok(())
+}
+
+/// A file that is removed at the origin while it is read: what arrives is what it was, and where it ends is an error.
+#[test]
+fn a_file_that_vanishes_while_it_is_read_is_never_short() -> Result<()> {
+    let place = Place::new(Who::Myself)?;
+    let expected = content(64 << 20);
+    fs::write(place.source().join("large"), &expected)?;
+    let mut served = place.serve("wait=20s")?;
+    let mut file = fs::File::open(place.mount_point().join("large"))?;
+    let mut read = vec![0; 100_000];
+    file.read_exact(&mut read)?;
+    served.ask("stall")?;
+    fs::remove_file(place.source().join("large"))?;
+    served.ask("resume")?;
+    let ended = file.read_to_end(&mut read);
+    ensure!(expected.starts_with(&read), "other bytes than the file had");
+    match ended {
+        Ok(_) => ensure!(read.len() == expected.len(), "it ended after {} bytes", read.len()),
+        Err(error) => ensure!(error.raw_os_error() == Some(libc::ESTALE), "{error}"),
+    }
+    let error = fs::read(place.mount_point().join("large")).err();
+    ensure!(read.len() == expected.len() || error.is_some_and(|e| e.raw_os_error() == Some(libc::ESTALE)));
     Ok(())
 }
 

@@ -78,6 +78,11 @@ impl Place {
         self.directory.path().join("mount")
     }
 
+    /// A file that exists once something was run that must not be.
+    pub(crate) fn trap(&self) -> PathBuf {
+        self.directory.path().join("trapped")
+    }
+
     fn state(&self) -> PathBuf {
         self.directory.path().join("state")
     }

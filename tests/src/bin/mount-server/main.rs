@@ -12,9 +12,9 @@ use std::fs;
 use std::io::{BufRead, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use twinshare_fs::filesystem::{Owner, TreeView};
@@ -58,7 +58,10 @@ fn serve(source: &Path, at: &Path, state: &Path, when_gone: &Path) -> Result<()>
             Err(error) => format!("error {error:#}"),
         })?;
     }
-    while mounted.unmount().is_err() {
+    // Nobody listens any more: a mount that stays in use is left to whoever finds it dead.
+    let until = Instant::now() + UNMOUNT_BOUND;
+    while let Err(error) = mounted.unmount() {
+        ensure!(Instant::now() < until, "the mount stays: {error}");
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())
@@ -86,12 +89,15 @@ fn obey(line: &str, gate: &Gate, mounted: &MountedRoot) -> Result<()> {
     Ok(())
 }
 
+/// Whoever used the mount was the test, which is gone.
+const UNMOUNT_BOUND: Duration = Duration::from_secs(20);
+
 /// The kernel lets a session end soon after the last copy of its mount.
 const END_BOUND: Duration = Duration::from_secs(10);
 
 fn has_ended(mounted: &MountedRoot) -> Result<()> {
     let end = Handle::current().block_on(async { timeout(END_BOUND, mounted.ended()).await })?;
-    anyhow::ensure!(end == SessionEnd::Unmounted, "the session ended as {end:?}");
+    ensure!(end == SessionEnd::Unmounted, "the session ended as {end:?}");
     Ok(())
 }
 

@@ -3,27 +3,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::collections::BTreeMap;
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getuid, kill_process, test_kill_process};
 use tempfile::TempDir;
+use twinshare_daemon::runtime::Plan;
 use twinshare_daemon::runtime::launch::{LaunchError, launch};
-use twinshare_daemon::runtime::{Caller, HostFacts, Plan, Request, RootBinding, ThisHost, plan};
 
-/// Names the file with the plan to launch, in the process that launches it.
-const PLAN: &str = "TWINSHARE_TEST_PLAN";
-/// Names the executable with the step inside.
-const PROGRAM: &str = "TWINSHARE_TEST_PROGRAM";
-/// An ordinary user that exists nowhere else.
-const USER: u32 = 54_321;
+mod place;
+mod terminal;
+
+use place::{PLAN, PROGRAM, Place, Started, USER, Who};
 
 /// The launching process: this test binary, started again.
 #[test]
@@ -44,134 +40,6 @@ fn launcher() {
             }
         }
     });
-}
-
-/// Who runs a command.
-#[derive(Clone, Copy, PartialEq)]
-enum Who {
-    Caller,
-    User,
-}
-
-impl Who {
-    fn uid(self) -> u32 {
-        match self {
-            Self::Caller => getuid().as_raw(),
-            Self::User => USER,
-        }
-    }
-
-    /// The caller, and an ordinary user if that is somebody else.
-    fn all() -> impl Iterator<Item = Self> {
-        [Self::Caller, Self::User].into_iter().filter(|who| *who == Self::Caller || getuid().is_root())
-    }
-}
-
-/// A place with everything a run needs: `workspace`, `home`, and the programs where every user can start them.
-struct Place {
-    directory: TempDir,
-    who: Who,
-    request: Request,
-}
-
-impl Place {
-    /// A workspace that lay at `origin`, with these files in it.
-    fn new(who: Who, origin: &str, files: &[(&str, &str)]) -> Self {
-        let directory = TempDir::with_prefix("twinshare-launch-").unwrap();
-        let path = |name: &str| directory.path().join(name);
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        for (name, mode) in [("workspace", 0o755), ("home", 0o700)] {
-            fs::create_dir(path(name)).unwrap();
-            fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
-            chown(path(name), Some(who.uid()), None).unwrap();
-        }
-        for (name, content) in files {
-            fs::write(path("workspace").join(name), content).unwrap();
-            fs::set_permissions(path("workspace").join(name), fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let text = |name: &str| path(name).to_str().unwrap().to_owned();
-        let workspace = RootBinding { host: text("workspace"), origin: origin.to_owned(), writable: false };
-        let request = Request {
-            roots: vec![workspace],
-            also_at: None,
-            command: Vec::new(),
-            environment: BTreeMap::new(),
-            search: Vec::new(),
-            directory: None,
-            show_home: false,
-            caller: Caller { uid: who.uid(), name: "somebody".to_owned(), home: text("home") },
-            hidden: Vec::new(),
-        };
-        Self { directory, who, request }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// The command that launches `command`, not started yet.
-    fn launcher(&self, command: &[&str]) -> Command {
-        let mut request = self.request.clone();
-        request.command = command.iter().map(|word| (*word).to_owned()).collect();
-        let plan = plan(&request, &HostFacts::of_this_host(self.who.uid()), &ThisHost).unwrap();
-        let file = self.path("plan.json");
-        fs::write(&file, serde_json::to_vec(&plan).unwrap()).unwrap();
-        let own = self.public(&env::current_exe().unwrap());
-        let mut launcher = match self.who {
-            Who::Caller => Command::new(own),
-            Who::User => {
-                let user = USER.to_string();
-                let mut command = Command::new("setpriv");
-                command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"]).arg(own);
-                command
-            }
-        };
-        launcher.args(["launcher", "--exact", "--nocapture", "--quiet"]);
-        launcher.env(PLAN, file).env(PROGRAM, self.public(Path::new(env!("CARGO_BIN_EXE_twinshare"))));
-        launcher.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        launcher
-    }
-
-    /// A copy of a program in a directory that every user may enter.
-    fn public(&self, program: &Path) -> PathBuf {
-        let copy = self.path(program.file_name().unwrap().to_str().unwrap());
-        if !copy.exists() && fs::hard_link(program, &copy).is_err() {
-            fs::copy(program, &copy).unwrap();
-        }
-        copy
-    }
-
-    fn run(&self, command: &[&str]) -> Ran {
-        let output = self.launcher(command).output().unwrap();
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        Ran { status: output.status, out: text(&output.stdout), err: text(&output.stderr) }
-    }
-
-    fn shell(&self, script: &str) -> Ran {
-        self.run(&["sh", "-c", script])
-    }
-}
-
-#[derive(Debug)]
-struct Ran {
-    status: ExitStatus,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    #[track_caller]
-    fn prints(&self, expected: &str) -> &Self {
-        assert!(self.status.success() && self.out.contains(expected), "{expected:?} in {self:#?}");
-        self
-    }
-
-    #[track_caller]
-    fn fails_with(&self, code: i32, message: &str) -> &Self {
-        assert_eq!(self.status.code(), Some(code), "{self:#?}");
-        assert!(self.err.contains(message), "{message:?} in {self:#?}");
-        self
-    }
 }
 
 #[test]
@@ -281,7 +149,16 @@ fn what_is_shown_of_the_machine_works() {
         place.shell("echo x > /dev/null && head -c 4 /dev/urandom | wc -c").prints("4\n");
         place.shell("test -e /proc/1/status && test $(ls -d /proc/[0-9]* | wc -l) -lt 10").prints("");
         place.shell("test -r /etc/resolv.conf && getent hosts localhost").prints("localhost");
-        place.shell("ls -A /root /home/* /run/*; test ! -e /run/docker.sock").status.code().unwrap();
+        let homes = place.shell("echo begin; ls -A /root /home /home/alice; test ! -e /run/docker.sock");
+        homes.prints("begin\n/home:\nalice\n\n/home/alice:\nws\n\n/root:\n");
+        assert!(homes.out.ends_with("/root:\n"), "{homes:#?}");
+        // What name resolution needs, and what is the run's own.
+        let shown = ["nscd", "opengl-driver", "current-system", "systemd", "resolvconf", "NetworkManager"];
+        let own = ["user".to_owned(), "twinshare".to_owned(), who.uid().to_string()];
+        let run = place.shell("echo begin; ls -A /run; ls -A /run/user").out;
+        for name in run.lines().skip_while(|line| *line != "begin").skip(1) {
+            assert!(shown.contains(&name) || own.iter().any(|own| own == name), "/run shows {name}");
+        }
         let netns = fs::read_link("/proc/self/ns/net").unwrap();
         place.shell("readlink /proc/self/ns/net").prints(netns.to_str().unwrap());
         if who.uid() == 0 {
@@ -311,41 +188,6 @@ fn standard_streams_can_be_reopened() {
             place.launcher(&["sh", "-c", "echo reopened > /dev/stdout"]).stdout(file).status().unwrap();
         assert!(status.success());
         assert!(fs::read_to_string(place.path("out")).unwrap().contains("reopened"));
-    }
-}
-
-/// A launched command whose output is read as it comes.
-struct Started {
-    child: Child,
-    out: BufReader<std::process::ChildStdout>,
-}
-
-impl Started {
-    fn new(place: &Place, script: &str) -> Self {
-        let mut child = place.launcher(&["sh", "-c", script]).spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        Self { child, out }
-    }
-
-    /// Reads lines up to one that contains `text`.
-    fn wait_for(&mut self, text: &str) -> String {
-        let mut line = String::new();
-        while !line.contains(text) {
-            line.clear();
-            assert_ne!(self.out.read_line(&mut line).unwrap(), 0, "no {text:?}");
-        }
-        line
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-
-    /// Waits for the end. Standard output ends only when nobody in the namespace holds it any more.
-    fn end(mut self) -> ExitStatus {
-        let mut rest = String::new();
-        self.out.read_to_string(&mut rest).unwrap();
-        self.child.wait().unwrap()
     }
 }
 
@@ -388,99 +230,6 @@ fn nothing_is_left_behind() {
         started.wait_for("ready");
         kill_process(started.pid(), Signal::KILL).unwrap();
         assert_eq!(started.end().signal(), Some(Signal::KILL.as_raw()));
-    }
-}
-
-/// A launched command on a terminal of its own.
-struct Terminal {
-    child: Child,
-    keys: std::process::ChildStdin,
-    screen: BufReader<std::process::ChildStdout>,
-    seen: String,
-}
-
-impl Terminal {
-    fn new(place: &Place, command: &[&str]) -> Self {
-        let launcher = place.launcher(command);
-        let quoted = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', "'\\''"));
-        let words = std::iter::once(launcher.get_program()).chain(launcher.get_args());
-        let mut script = Command::new("script");
-        // A shell that stayed would be the terminal's, too, and end at Ctrl-C before the command does.
-        let line = format!("exec {}", words.map(quoted).collect::<Vec<_>>().join(" "));
-        script.args(["-qec", &line, "/dev/null"]);
-        script.envs(launcher.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        script.env("TERM", "dumb").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = script.spawn().unwrap();
-        let (keys, screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Self { child, keys, screen: BufReader::new(screen), seen: String::new() }
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-    }
-
-    /// Reads lines up to one that starts with `text`: what is typed appears after a prompt, what is printed does not.
-    fn wait_for(&mut self, text: &str) {
-        loop {
-            let from = self.seen.len();
-            assert_ne!(self.screen.read_line(&mut self.seen).unwrap(), 0, "no {text:?}: {}", self.seen);
-            if self.seen[from..].trim_start_matches('\r').starts_with(text) {
-                return;
-            }
-        }
-    }
-
-    /// Everything that appeared, once the command has ended.
-    fn end(mut self) -> (String, Option<i32>) {
-        self.screen.read_to_string(&mut self.seen).unwrap();
-        (self.seen, self.child.wait().unwrap().code())
-    }
-}
-
-#[test]
-fn a_terminal_stays_the_users() {
-    for who in Who::all() {
-        let place = Place::new(who, "/home/alice/ws", &[]);
-        let test = "test -t 0 && test -t 1 && test -t 2 && stty size < /dev/tty && echo all";
-        let (seen, code) = Terminal::new(&place, &["sh", "-c", test]).end();
-        assert!(seen.contains("all") && code == Some(0), "{code:?}: {seen}");
-        // Typing for the user is refused.
-        let typing =
-            "import fcntl\ntry: fcntl.ioctl(0, 0x5412, b'x')\nexcept OSError as e: print('refused', e.errno)";
-        let (seen, _) = Terminal::new(&place, &["/usr/bin/python3", "-c", typing]).end();
-        assert!(seen.contains("refused 1"), "{seen}");
-    }
-}
-
-#[test]
-fn a_shell_inside_has_job_control() {
-    for who in Who::all() {
-        let place = Place::new(who, "/home/alice/ws", &[]);
-        let mut terminal = Terminal::new(&place, &["bash", "--norc", "-i"]);
-        for (key, printed) in [("\x03", "code-130"), ("\x1a", "code-148")] {
-            terminal.press("sh -c 'echo is-up; exec sleep 1000'\n");
-            terminal.wait_for("is-up");
-            terminal.press(key);
-            terminal.press("echo code-$?\n");
-            terminal.wait_for(printed);
-        }
-        terminal.press("kill %1; fg; exit 5\n");
-        let (seen, code) = terminal.end();
-        assert_eq!(code, Some(5), "{seen}");
-    }
-}
-
-#[test]
-fn ctrl_c_ends_the_command_and_not_its_surroundings() {
-    for who in Who::all() {
-        let place = Place::new(who, "/home/alice/ws", &[]);
-        // The command handles the interrupt and needs a moment for it: whoever ended first would take it along.
-        let script = "trap 'sleep 0.3; echo tidied-up; exit 9' INT; echo ready; while :; do sleep 0.05; done";
-        let mut terminal = Terminal::new(&place, &["sh", "-c", script]);
-        terminal.wait_for("ready");
-        terminal.press("\x03");
-        let (seen, code) = terminal.end();
-        assert!(seen.contains("tidied-up") && code == Some(9), "{code:?}: {seen}");
     }
 }
 
