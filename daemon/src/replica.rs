@@ -256,6 +256,7 @@ impl Replicas {
             created_at: spec.created_at,
             roots: report.map_or_else(|| self.roots_of(spec), |report| report.roots.clone()),
             progress: report.map(|report| report.progress.clone()),
+            left_out: report.and_then(|report| report.left_out.clone()),
         }
     }
 

@@ -10,7 +10,7 @@ use twinshare_daemon::client::Client;
 use crate::error::Result;
 use crate::interrupts::Interrupts;
 use crate::node;
-use crate::output::{Format, line};
+use crate::output::{Format, line, note};
 use crate::progress;
 use crate::text::shown;
 
@@ -51,8 +51,19 @@ impl Mount {
             MountRequest { workspace: self.workspace, directory, when_gone: self.when_gone.when_gone };
         let view = node::wait(async { mount(&node::client()?, &request, &mut Interrupts::listen()?).await })?;
         self.format.print(&view, |view| line(shown(&view.directory)))?;
+        note_left_out(&view)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Says beside the output that something is missing, where that is known already.
+pub(crate) fn note_left_out(replica: &Replica) -> Result<()> {
+    let Some(left_out) = &replica.left_out else { return Ok(()) };
+    let directory = shown(&replica.directory);
+    note(format!(
+        "{} of the peer's files and directories are left out; `twinshare workspace show {directory}` says which and why",
+        left_out.total
+    ))
 }
 
 /// Mounts a view and waits until it can be used.

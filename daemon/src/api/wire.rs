@@ -29,8 +29,8 @@ pub use operation::{Operation, OperationKind, OperationState, Progress, Progress
 pub use peer::{AddPeer, Peer, PeerRef, PeerSource};
 pub use problem::{PROBLEM_MEDIA_TYPE, Problem};
 pub use replica::{
-    Availability, CloneRequest, MountRequest, Replica, ReplicaKind, ReplicaProgress, ReplicaRoot,
-    ReplicaState,
+    Availability, CloneRequest, MountRequest, Replica, ReplicaKind, ReplicaLeftOut, ReplicaLeftOutEntry,
+    ReplicaProgress, ReplicaRoot, ReplicaState,
 };
 pub use run::RunRequest;
 pub use workspace::{

@@ -18,6 +18,7 @@ fn replica() -> Replica {
         created_at: UnixTime(0),
         roots: vec![],
         progress: None,
+        left_out: None,
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use twinshare_transport::identity::PeerId;
 
 use super::spec::Spec;
-use crate::api::wire::{ReplicaProgress, ReplicaRoot};
+use crate::api::wire::{ReplicaLeftOut, ReplicaProgress, ReplicaRoot};
 use crate::home::{Home, socket};
 
 /// Name of the socket in the process's state directory.
@@ -70,6 +70,8 @@ pub struct Report {
     pub roots: Vec<ReplicaRoot>,
     /// How much is here.
     pub progress: ReplicaProgress,
+    /// What the snapshot lacks.
+    pub left_out: Option<ReplicaLeftOut>,
 }
 
 /// Why something was not done; the node acts differently on each.

@@ -1,13 +1,15 @@
 //! One replica while it is served: its store, and a mount for each of its roots.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use twinshare_fs::filesystem::{Owner, TreeView};
 use twinshare_fs::fuse::{MountError, MountOptions, MountedRoot, UnmountError};
-use twinshare_fs::manifest::{self, EntryIndex, FetchError, Manifest};
+use twinshare_fs::manifest::{self, Arrival, EntryIndex, FetchError, LeftOut, Manifest};
 use twinshare_fs::origin::{Availability, OriginError};
 use twinshare_fs::replica::layout::LayoutError;
 use twinshare_fs::replica::{Layout, Replica, ReplicaConfig, ReplicaError};
@@ -17,7 +19,9 @@ use super::control::{Failure, Report};
 use super::place;
 use super::process::Host;
 use super::spec::Spec;
-use crate::api::wire::{self, ReplicaKind, ReplicaProgress, ReplicaRoot};
+use crate::api::wire::{
+    self, ReplicaKind, ReplicaLeftOut, ReplicaLeftOutEntry, ReplicaProgress, ReplicaRoot,
+};
 
 /// How long the first part of the manifest may take to arrive.
 const MANIFEST_WITHIN: Duration = Duration::from_secs(30);
@@ -25,19 +29,24 @@ const MANIFEST_WITHIN: Duration = Duration::from_secs(30);
 /// Between two tries to unmount a companion that is in use when its workspace is gone already.
 const COMPANION_RETRY: Duration = Duration::from_secs(2);
 
+/// Entries that are named of those that a snapshot lacks; the rest is counted.
+const LEFT_OUT_SHOWN: usize = 20;
+
 /// A replica with its mounts.
 pub(super) struct Served {
     spec: Spec,
     replica: Arc<Replica>,
     remote: Remote,
     /// Completes the manifest for as long as this lives.
-    _fetched: manifest::Fetched,
+    fetched: manifest::Fetched,
     /// The workspace's first. Those unmounted are gone from the list.
     mounts: Mutex<Vec<Arc<MountedRoot>>>,
     /// Held by whoever unmounts: the end of the workspace's mount wakes [`ended`](Self::ended) while an order to
     /// detach is still at the companions, and of two who unmount the same one the second would fail.
     unmounting: tokio::sync::Mutex<()>,
     roots: Vec<ReplicaRoot>,
+    /// What the snapshot lacks, once its manifest is complete.
+    left_out: OnceLock<Option<ReplicaLeftOut>>,
 }
 
 impl Served {
@@ -71,7 +80,8 @@ impl Served {
             blocking(move || Replica::open(config, opened, origin, runtime).map_err(from_replica)).await?;
         let roots = roots(&manifest, &places);
         let (mounts, unmounting) = Default::default();
-        let served = Self { spec, replica, remote, _fetched: fetched, mounts, unmounting, roots };
+        let served =
+            Self { spec, replica, remote, fetched, mounts, unmounting, roots, left_out: OnceLock::new() };
         match served.mount(host).await {
             Ok(()) => Ok(served),
             Err(failure) => {
@@ -135,6 +145,14 @@ impl Served {
         }
     }
 
+    fn left_out(&self) -> &Option<ReplicaLeftOut> {
+        let manifest = &self.fetched.manifest;
+        match *manifest.arrival().borrow() {
+            Arrival::Complete => self.left_out.get_or_init(|| left_out(manifest, &self.roots)),
+            Arrival::Listed(_) | Arrival::Failed(_) => &None,
+        }
+    }
+
     /// What the node wants to know.
     pub(super) fn report(&self) -> Report {
         let status = self.replica.status();
@@ -145,6 +163,7 @@ impl Served {
         Report {
             id: self.spec.id.clone(),
             roots: self.roots.clone(),
+            left_out: self.left_out().clone(),
             progress: ReplicaProgress {
                 files_total: status.files.total,
                 files_resident: status.files.resident,
@@ -155,6 +174,20 @@ impl Served {
             },
         }
     }
+}
+
+/// What of a complete manifest is missing, with the paths it would have here.
+fn left_out(manifest: &Manifest, roots: &[ReplicaRoot]) -> Option<ReplicaLeftOut> {
+    let list = manifest.left_out();
+    let (content, more) = list.content();
+    let total = content.len() as u64 + more;
+    let path = |item: &LeftOut| {
+        let root = roots.get(item.root as usize).map_or("", |root| root.local.as_str());
+        Path::new(root).join(OsStr::from_bytes(&item.path)).to_string_lossy().into_owned()
+    };
+    let entry = |item: &&LeftOut| ReplicaLeftOutEntry { path: path(item), reason: item.reason.to_string() };
+    let first = content.iter().take(LEFT_OUT_SHOWN).map(entry).collect();
+    (total > 0).then_some(ReplicaLeftOut { total, first })
 }
 
 /// Where the roots are mounted.
@@ -253,4 +286,49 @@ fn from_replica(error: ReplicaError) -> Failure {
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use twinshare_fs::digest::Digest;
+    use twinshare_fs::manifest::{
+        Builder, Extra, Flags, Kind, LeftOutList, LeftOutReason, Meta, Mtime, NewEntry,
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_a_snapshot_lacks_is_told_and_what_it_changes_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = NewEntry {
+            name: (&b"r"[..]).try_into().unwrap(),
+            kind: Kind::Directory,
+            mode: 0o755,
+            size: 0,
+            mtime: Mtime::default(),
+            link: None,
+            flags: Flags::default(),
+            extra: Extra::default(),
+        };
+        let mut list = LeftOutList::default();
+        let lacks = [
+            ("bin/ping", LeftOutReason::Xattr),
+            ("secret", LeftOutReason::Unreadable("Permission denied".into())),
+        ];
+        for (path, reason) in lacks {
+            list.push(LeftOut { root: 0, path: path.into(), reason });
+        }
+        let build = |name: &str, list: &LeftOutList| {
+            let meta = Meta { roots: vec![b"/w".to_vec()] };
+            let mut builder = Builder::new(&directory.path().join(name), &meta, vec![root.clone()]).unwrap();
+            builder.list(vec![]).unwrap();
+            builder.finish(list, Digest([0; 32])).unwrap()
+        };
+        let roots = [ReplicaRoot { origin: "/w".into(), local: "/mnt/w".into() }];
+        let found = left_out(&build("some", &list), &roots);
+        let reason = "cannot be read there: Permission denied".into();
+        let first = vec![ReplicaLeftOutEntry { path: "/mnt/w/secret".into(), reason }];
+        assert_eq!(found, Some(ReplicaLeftOut { total: 1, first }));
+        assert_eq!(left_out(&build("none", &LeftOutList::default()), &roots), None);
+    }
 }

@@ -1,5 +1,7 @@
 //! The list of what of a tree does not travel.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Entries named in the list of what was left out at most; the rest is counted.
@@ -28,6 +30,35 @@ pub enum LeftOutReason {
     NodeState,
     /// A symlink whose target lies outside every root: it travels, what it leads to does not.
     LeavesTheTree(Vec<u8>),
+}
+
+impl LeftOutReason {
+    /// True when something is missing that the origin's user has at that place, and not only a property of it or what
+    /// a link leads to.
+    pub fn is_content(&self) -> bool {
+        match self {
+            Self::OtherFilesystem | Self::Unreadable(_) | Self::Unsettled | Self::Limit(_) => true,
+            Self::SpecialFile | Self::SetId | Self::Xattr | Self::NodeState | Self::LeavesTheTree(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for LeftOutReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SpecialFile => f.write_str("a socket, FIFO or device"),
+            Self::SetId => f.write_str("its set-id bits"),
+            Self::Xattr => {
+                f.write_str("ACLs, capabilities or other xattrs that are not the user's, or too long")
+            }
+            Self::OtherFilesystem => f.write_str("on another filesystem"),
+            Self::Unreadable(why) => write!(f, "cannot be read there: {why}"),
+            Self::Unsettled => f.write_str("kept changing while it was listed"),
+            Self::Limit(what) => write!(f, "beyond a limit: {what}"),
+            Self::NodeState => f.write_str("the node's own state"),
+            Self::LeavesTheTree(target) => write!(f, "a link to `{}`", target.escape_ascii()),
+        }
+    }
 }
 
 /// One line of the list of what was left out.
@@ -67,13 +98,46 @@ pub struct LeftOutList {
 }
 
 impl LeftOutList {
-    /// Adds one; beyond [`LEFT_OUT_MAX`], or 512 KiB of paths, only counts it.
+    /// What of it is missing as [content](LeftOutReason::is_content), and how many more may be that are not named.
+    pub fn content(&self) -> (Vec<&LeftOut>, u64) {
+        let content = self.named.iter().filter(|item| item.reason.is_content()).collect();
+        // As long as there is room for what is no content, there was room for all content.
+        let has_all = self.named.len() <= LEFT_OUT_MAX / 2 && self.bytes() <= LEFT_OUT_BYTES_MAX / 2;
+        (content, if has_all { 0 } else { self.total.saturating_sub(self.named.len() as u64) })
+    }
+
+    /// Adds one; what is no content only counts beyond half of [`LEFT_OUT_MAX`], or half of 512 KiB of paths, and content
+    /// beyond all of it.
     pub fn push(&mut self, item: LeftOut) {
         self.total += 1;
+        let part = if item.reason.is_content() { 1 } else { 2 };
         // A full list is told by its length alone: a tree may have a million entries to leave out.
-        let bytes = || self.named.iter().map(LeftOut::weight).sum::<usize>();
-        if self.named.len() < LEFT_OUT_MAX && bytes() + item.weight() <= LEFT_OUT_BYTES_MAX {
+        if self.named.len() < LEFT_OUT_MAX / part && self.bytes() + item.weight() <= LEFT_OUT_BYTES_MAX / part
+        {
             self.named.push(item);
         }
+    }
+
+    fn bytes(&self) -> usize {
+        self.named.iter().map(LeftOut::weight).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_never_hide_what_is_missing() {
+        let item = |reason| LeftOut { root: 0, path: b"p".to_vec(), reason };
+        let link = || item(LeftOutReason::LeavesTheTree(b"/usr".to_vec()));
+        let mut list = LeftOutList::default();
+        (0..2000).for_each(|_| list.push(link()));
+        assert_eq!((list.content(), list.total), ((vec![], 0), 2000));
+        (0..400).for_each(|_| list.push(item(LeftOutReason::Unsettled)));
+        assert_eq!(list.content().0.len(), 400);
+        (0..400).for_each(|_| list.push(item(LeftOutReason::Unsettled)));
+        let (content, more) = list.content();
+        assert_eq!((content.len(), more), (500, 1800), "some of these may be content");
     }
 }

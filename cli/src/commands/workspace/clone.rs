@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use twinshare_daemon::api::wire::CloneRequest;
 
-use crate::commands::mount::WhenGone;
+use crate::commands::mount::{WhenGone, note_left_out};
 use crate::error::Result;
 use crate::interrupts::Interrupts;
 use crate::node;
@@ -54,6 +54,7 @@ impl Clone {
         self.format.print(&clone, |clone| {
             line(format!("{} is in {}", shown(&full_name(clone)), shown(&clone.directory)))
         })?;
+        note_left_out(&clone)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -76,6 +76,12 @@ fn people_replica(replica: &Replica) -> Result<()> {
     for root in replica.roots.iter().skip(1) {
         line(format!("companion      {} (here: {})", shown(&root.origin), shown(&root.local)))?;
     }
+    if let Some(left_out) = &replica.left_out {
+        line(format!("left out       {} of the peer's files and directories:", left_out.total))?;
+        for entry in &left_out.first {
+            line(format!("               {}: {}", shown(&entry.path), shown(&entry.reason)))?;
+        }
+    }
     let Some(progress) = &replica.progress else { return Ok(()) };
     let peer = match progress.availability {
         Availability::Reachable => "answers",

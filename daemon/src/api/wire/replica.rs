@@ -79,6 +79,29 @@ pub struct Replica {
     /// How much is here; absent while no process serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<ReplicaProgress>,
+    /// What its origin's user has there and the snapshot lacks; absent where nothing is missing, and as long as that is
+    /// not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<ReplicaLeftOut>,
+}
+
+/// What a snapshot lacks of the tree it was taken of: what could not be read, lies on another filesystem, kept changing
+/// or exceeds a limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReplicaLeftOut {
+    /// How many files and directories, at most: beyond a thousand, what lacks only a property may be counted too.
+    pub total: u64,
+    /// The first twenty.
+    pub first: Vec<ReplicaLeftOutEntry>,
+}
+
+/// A file or directory that a snapshot lacks; a directory is there, and empty or incomplete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReplicaLeftOutEntry {
+    /// Where it would be here.
+    pub path: String,
+    /// Why it is not, for people.
+    pub reason: String,
 }
 
 /// How a replica does.

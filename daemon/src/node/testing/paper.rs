@@ -36,6 +36,7 @@ pub(crate) fn replica(id: &str, kind: ReplicaKind) -> Replica {
         created_at: UnixTime(0),
         roots: Vec::new(),
         progress: None,
+        left_out: None,
     }
 }
 
