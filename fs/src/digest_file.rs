@@ -85,12 +85,6 @@ impl DigestFile {
         self.file.write_all_at(&bytes, first * DIGEST_BYTES)
     }
 
-    /// Forgets the digests of the blocks in `range`.
-    pub fn clear(&self, range: Range<u64>) -> io::Result<()> {
-        let count = self.check(range.start, range.end.saturating_sub(range.start))?;
-        self.set(range.start, &vec![Digest([0; 32]); count])
-    }
-
     /// Compares `digests`, those of the blocks from `first` on, with what is known, and adds what is not.
     pub fn bind(&self, first: u64, digests: &[Digest]) -> io::Result<Bound> {
         let range = first..first.saturating_add(digests.len() as u64);
@@ -107,11 +101,6 @@ impl DigestFile {
             self.set(first, digests)?;
         }
         Ok(Bound::Agreed)
-    }
-
-    /// Makes everything written so far durable.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
     }
 
     fn check(&self, first: u64, count: u64) -> io::Result<usize> {
@@ -144,11 +133,10 @@ mod tests {
         assert_eq!(file.bind(2, &digests(2..7)).unwrap(), Bound::Agreed);
         assert_eq!(file.bind(5, &digests(7..9)).unwrap(), Bound::Differs { block: 5 });
         assert_eq!(file.bind(6, &digests(6..9)).unwrap(), Bound::Agreed);
-        file.clear(3..5).unwrap();
         drop(file);
         let file = DigestFile::open(&path, 10).unwrap();
         let known: Vec<_> = file.get(0..10).unwrap().iter().map(Option::is_some).collect();
-        assert_eq!(known, [false, false, true, false, false, true, true, true, true, false]);
+        assert_eq!(known, [false, false, true, true, true, true, true, true, true, false]);
         assert_eq!(file.get(8..9).unwrap(), [Some(Digest([8; 32]))]);
     }
 
