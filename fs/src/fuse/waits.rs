@@ -9,8 +9,9 @@ use tokio::sync::Semaphore;
 use super::interrupt::{Caller, Interrupted};
 use crate::filesystem::{TreeView, ViewError};
 
-/// Requests at work at once; each may end with 1 MiB in memory. At the bound further ones queue, in order and no
-/// longer than they would wait for the origin. Their number is bounded by the kernel: one a thread, and
+/// Requests at work at once; each may end with 1 MiB in memory. At the bound further ones queue, in order, and no
+/// longer than one waits for the origin. One that gets its turn has all of its own wait before it: with what is left of
+/// one limit for both, an origin that has just come back would be given no time to answer. Their number is bounded by the kernel: one a thread, and
 /// [`BACKGROUND_MAX`](super::adapter::BACKGROUND_MAX) for read-ahead.
 const AT_WORK_MAX: usize = 1024;
 

@@ -16,6 +16,8 @@ enum Step {
     /// Time passes.
     Sleep(u64),
     Restart,
+    /// The next time the disk is asked, it says that it lost something.
+    DiskLoses,
 }
 
 const NAMES: [&str; 5] = ["a", "b", "d/c", "e", "@1/f"];
@@ -53,6 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Returns),
         1 => (0..20_000u64).prop_map(Step::Sleep),
         1 => Just(Step::Restart),
+        1 => Just(Step::DiskLoses),
     ]
 }
 
@@ -115,6 +118,7 @@ async fn play(steps: Vec<Step>, when_gone: WhenGone, filesystem: &str) -> Result
             Step::Returns => bench.origin.returns(),
             Step::Sleep(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
             Step::Restart => bench = bench.reopened().await,
+            Step::DiskLoses => bench.disk_loses.store(true, Relaxed),
             Step::Read(reads) => {
                 let mut waiting = tokio::task::JoinSet::new();
                 for (file, offset, length) in reads {
@@ -146,6 +150,7 @@ async fn play(steps: Vec<Step>, when_gone: WhenGone, filesystem: &str) -> Result
 
 /// Once the origin behaves, everything is here, and stays here.
 async fn recover(bench: Bench) -> Result<(), TestCaseError> {
+    bench.disk_loses.store(false, Relaxed);
     bench.origin.forgive();
     bench.origin.returns();
     tokio::time::sleep(Duration::from_secs(30)).await;
