@@ -3,17 +3,15 @@
 use std::time::Duration;
 
 use twinshare_daemon::api::wire::UnixTime;
+use twinshare_daemon::is_plain;
 
-/// Text from a peer or a disk, without anything that steers a terminal: control characters, and those that turn the
-/// direction of what follows, are shown as escapes.
+/// Text from a peer or a disk, without anything that steers a terminal or hides: such characters are shown as escapes.
 pub(crate) fn shown(text: &str) -> String {
-    let turns =
-        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {
             plain.extend(c.escape_default());
-        } else if turns(c) {
+        } else if !is_plain(c) {
             plain.extend(c.escape_unicode());
         } else {
             plain.push(c);

@@ -18,3 +18,5 @@ pub mod runtime;
 pub mod share;
 pub mod snapshot;
 pub mod workspace;
+
+pub use twinshare_transport::protocol::is_plain;

@@ -17,6 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
 use crate::config::LogLevel;
+use file::EscapedStderr;
 pub use file::{LOG_BYTES_MAX, LogFile, last_lines};
 
 /// Overrides the configured level, also by module: `debug`, `info,twinshare_transport=trace`.
@@ -47,7 +48,7 @@ pub fn start(path: &Path, level: LogLevel) -> Result<(), LogError> {
     let to_stderr = !is_stderr(path);
     let file_layer = fmt::layer().with_ansi(false).with_writer(file).with_filter(filter(level)?);
     let stderr_layer = match to_stderr {
-        true => Some(fmt::layer().with_ansi(false).with_writer(io::stderr).with_filter(filter(level)?)),
+        true => Some(fmt::layer().with_ansi(false).with_writer(|| EscapedStderr).with_filter(filter(level)?)),
         false => None,
     };
     if tracing_subscriber::registry().with(file_layer).with(stderr_layer).try_init().is_ok() {

@@ -35,7 +35,7 @@ use utoipa::ToSchema;
 pub use host::{HostEntry, HostFacts, HostTree, ThisHost};
 
 /// Roots in one run at most, as in a manifest.
-pub const ROOTS_MAX: usize = 64;
+pub const ROOTS_MAX: usize = twinshare_fs::manifest::ROOTS_MAX as usize;
 
 /// What runs the command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]

@@ -53,8 +53,6 @@ pub(crate) enum StreamCode {
     Cancelled = 0x10,
     /// The other side took or sent nothing for too long.
     Stalled = 0x11,
-    /// The other side broke the protocol.
-    Invalid = 0x12,
 }
 
 impl StreamCode {
@@ -67,7 +65,6 @@ impl StreamCode {
         match code.into_inner() {
             0x10 => Some(Self::Cancelled),
             0x11 => Some(Self::Stalled),
-            0x12 => Some(Self::Invalid),
             _ => None,
         }
     }
@@ -127,7 +124,6 @@ pub(crate) fn read_failed(error: &ReadError) -> CallError {
         ReadError::Reset(code) => match StreamCode::of(*code) {
             Some(StreamCode::Cancelled) => CallError::Unreachable("it gave up answering".into()),
             Some(StreamCode::Stalled) => CallError::Unreachable("its answer was taken too slowly".into()),
-            Some(StreamCode::Invalid) => CallError::Invalid("it did not understand the request".into()),
             None => CallError::Invalid(format!("it gave up answering with code {code}")),
         },
         ReadError::ConnectionLost(error) => connection_lost(error),
@@ -165,7 +161,7 @@ mod tests {
             assert_eq!(CloseCode::of(code.code()), Some(code));
             assert_eq!(closed(code as u32), CallError::Unreachable(code.meaning().into()));
         }
-        for code in [StreamCode::Cancelled, StreamCode::Stalled, StreamCode::Invalid] {
+        for code in [StreamCode::Cancelled, StreamCode::Stalled] {
             assert_eq!(StreamCode::of(code.code()), Some(code));
         }
     }

@@ -75,8 +75,8 @@
 //!
 //! A read's [class](twinshare_fs::origin::Class) sets the priority of its stream, and has places of its own in the
 //! server's queues. Everything but reads counts as demand. A client that loses interest sends STOP_SENDING, upon which
-//! the server stops reading for it; a server that gives up resets the stream. Codes: 0x10 cancelled, 0x11 stalled,
-//! 0x12 invalid; on closing a connection 0 finished, 1 shutting down, 2 too busy, 3 ask again (what the peer may do has
+//! the server stops reading for it; a server that gives up resets the stream. Codes: 0x10 cancelled, 0x11 stalled;
+//! on closing a connection 0 finished, 1 shutting down, 2 too busy, 3 ask again (what the peer may do has
 //! changed).
 //!
 //! # Limits
@@ -106,7 +106,7 @@ mod text;
 
 pub use answer::*;
 pub use request::*;
-pub use text::{TEXT_BYTES_MAX, Text};
+pub use text::{TEXT_BYTES_MAX, Text, is_plain};
 
 /// What TLS negotiates (RFC 7301): another major version is another name.
 pub const ALPN: &[u8] = b"twinshare/1";

@@ -31,7 +31,9 @@ pub(super) async fn list(State(node): State<Shared>) -> Json<List<Replica>> {
             body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`invalid_name`, `invalid_when_gone`, `relative_path`",
             body = Problem, content_type = "application/problem+json"),
-        (status = 502, description = "`peer_unreachable`",
+        (status = 502, description = "`peer_unreachable`, `other_peer`, `peer_protocol`, `peer_failed`",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`too_many_operations`, `peer_busy`",
             body = Problem, content_type = "application/problem+json"),
     ),
 )]

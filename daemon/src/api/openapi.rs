@@ -31,3 +31,36 @@ pub(super) struct Document;
 pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
     Json(Document::openapi())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words in backticks.
+    fn codes(description: &str) -> impl Iterator<Item = &str> {
+        let words = description.split('`').skip(1).step_by(2);
+        words.filter(|word| !["candidates", "users"].contains(word))
+    }
+
+    #[test]
+    fn every_code_of_a_problem_is_one_there_is() {
+        let document = serde_json::to_value(Document::openapi()).unwrap();
+        let mut seen = 0;
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let responses = operation["responses"].as_object().into_iter().flatten();
+                for (status, response) in responses.filter(|(status, _)| status.as_str() >= "400") {
+                    for code in codes(response["description"].as_str().unwrap()) {
+                        let quoted = format!("\"{code}\"");
+                        assert!(
+                            include_str!("problem.rs").contains(&quoted),
+                            "{method} {path} {status}: {code}"
+                        );
+                        seen += 1;
+                    }
+                }
+            }
+        }
+        assert!(seen > 20, "{seen}");
+    }
+}

@@ -12,6 +12,7 @@ use super::error::ApiError;
 use super::extract::{Body, Query};
 use super::routes::Shared;
 use super::wire::{AddPeer, List, Peer, PeerFailure, PeerRef, Problem, RemoteWorkspace, RemoteWorkspaces};
+use crate::workspace::WorkspaceName;
 
 /// Whether to look anew.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -85,7 +86,7 @@ pub(super) async fn workspaces(
     for (peer, catalogue) in answers {
         let peer = peer.reference();
         match catalogue {
-            Ok(offers) => found.items.extend(offers.into_iter().map(|offer| workspace(&peer, offer))),
+            Ok(offers) => found.items.extend(offers.iter().filter_map(|offer| workspace(&peer, offer))),
             Err(error) => found.failures.push(failure(peer, error)),
         }
     }
@@ -96,15 +97,17 @@ pub(super) async fn workspaces(
     Ok(Json(found))
 }
 
-fn workspace(peer: &PeerRef, offer: Offer) -> RemoteWorkspace {
-    RemoteWorkspace {
-        name: offer.workspace.to_string(),
+/// An offer as this node shows it. One whose name no workspace can have could not be asked for, and is left out.
+fn workspace(peer: &PeerRef, offer: &Offer) -> Option<RemoteWorkspace> {
+    let name: WorkspaceName = offer.workspace.parse().ok()?;
+    Some(RemoteWorkspace {
+        name: name.to_string(),
         peer: peer.clone(),
         description: (!offer.summary.is_empty()).then(|| offer.summary.to_string()),
         entries: offer.size.map(|size| size.entries.into()),
         bytes: offer.size.map(|size| size.file_bytes),
         admitted: offer.readable,
-    }
+    })
 }
 
 fn failure(peer: PeerRef, error: CallError) -> PeerFailure {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use twinshare_transport::protocol::is_plain;
 
 /// Characters of a name at most.
 const CHARS_MAX: usize = 64;
@@ -51,18 +52,6 @@ impl FromStr for NodeName {
             false => Err(BadNodeName),
         }
     }
-}
-
-/// False for control characters (Unicode's Cc), format characters (Cf, which include the bidirectional overrides and
-/// zero-width characters), and the two separators that break lines.
-fn is_plain(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c,
-            '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}'
-            | '\u{8e2}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}'
-            | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
-            | '\u{e0000}'..='\u{e007f}')
 }
 
 impl fmt::Display for NodeName {

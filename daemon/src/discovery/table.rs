@@ -4,7 +4,7 @@
 //! table is bounded, one address can fill only a part of it, and peers that are known are never pushed out by new
 //! ones.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,6 +28,9 @@ const EXPIRES_AFTER: Duration = Duration::from_secs(3 * (INTERVAL.as_secs() + JI
 
 /// How long a peer that is gone is remembered, so that its old beacons do not bring it back.
 const REMEMBERED_FOR: Duration = Duration::from_secs(10 * 60);
+
+/// Beacons remembered of a peer: all that it can send within [`OVERTAKING_MS`].
+const RECENT_MAX: usize = 128;
 
 /// Beacons sent at once on several interfaces may overtake each other by so much.
 const OVERTAKING_MS: u64 = 2000;
@@ -59,6 +62,8 @@ struct Entry {
     heard_at: SystemTime,
     /// The largest `sent_ms` of its beacons.
     newest_ms: u64,
+    /// Those of its last beacons, wherever they came from.
+    recent_ms: VecDeque<u64>,
     /// It said goodbye, or was silent for too long.
     is_gone: bool,
 }
@@ -113,6 +118,7 @@ impl PeerTable {
             heard: now,
             heard_at: clock,
             newest_ms: sent_ms,
+            recent_ms: [sent_ms].into(),
             is_gone: false,
         };
         self.entries.insert(peer, entry);
@@ -168,6 +174,8 @@ impl Entry {
         }
         let was_gone = self.is_gone;
         self.newest_ms = self.newest_ms.max(beacon.sent_ms);
+        self.recent_ms.push_front(beacon.sent_ms);
+        self.recent_ms.truncate(RECENT_MAX);
         self.is_gone = beacon.kind == Kind::Goodbye;
         if self.is_gone {
             self.heard = now;
@@ -188,10 +196,13 @@ impl Entry {
         if was_gone || moved || news { Heard::Changed } else { Heard::Same }
     }
 
-    /// True for what was heard before, and for what was sent before something that was heard.
+    /// True for what was heard before, and for what was sent before something that was heard. A node numbers what it
+    /// sends on each interface anew, so a beacon that was heard already and comes from another place is somebody
+    /// else's copy.
     fn is_old(&self, beacon: &Beacon, address: SocketAddr) -> bool {
         let place = self.places.iter().find(|place| place.address == address);
-        let again = place.is_some_and(|place| beacon.sent_ms <= place.sent_ms);
+        let again = place.is_some_and(|place| beacon.sent_ms <= place.sent_ms)
+            || self.recent_ms.contains(&beacon.sent_ms);
         let before_goodbye = self.is_gone && beacon.sent_ms <= self.newest_ms;
         again || before_goodbye || beacon.sent_ms.saturating_add(OVERTAKING_MS) < self.newest_ms
     }

@@ -71,15 +71,31 @@ fn predecessor(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// The line with its control characters as escapes, all but the line's end.
+/// Standard error, on which events are escaped as in the file: it may be a terminal.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct EscapedStderr;
+
+impl Write for EscapedStderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        io::stderr().write_all(&escaped(line)).map(|()| line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// The line with its control characters (C0, and C1 as UTF-8 has them) as escapes, all but the line's end.
 fn escaped(line: &[u8]) -> Vec<u8> {
     let (text, end) = match line {
         [text @ .., b'\n'] => (text, &b"\n"[..]),
         text => (text, &b""[..]),
     };
     let mut escaped = Vec::with_capacity(line.len());
-    for byte in text {
-        match byte.is_ascii_control() {
+    for (place, byte) in text.iter().enumerate() {
+        let begins_c1 = *byte == 0xc2 && matches!(text.get(place + 1), Some(0x80..=0x9f));
+        let ends_c1 = matches!(byte, 0x80..=0x9f) && place.checked_sub(1).is_some_and(|at| text[at] == 0xc2);
+        match byte.is_ascii_control() || begins_c1 || ends_c1 {
             true => escaped.extend(byte.escape_ascii()),
             false => escaped.push(*byte),
         }
@@ -154,5 +170,15 @@ mod tests {
         check("", 0, 9, &[]);
         let long = "x".repeat(20_000);
         check(&format!("{long}\nlast\n"), 0, 9, &["last"]);
+    }
+
+    #[test]
+    fn what_a_terminal_obeys_is_escaped() {
+        let check = |line: &str, expected: &str| {
+            assert_eq!(String::from_utf8(escaped(line.as_bytes())).unwrap(), expected);
+        };
+        check("größe=1\n", "größe=1\n");
+        check("a\u{1b}[2J\nforged\n", "a\\x1b[2J\\nforged\n");
+        check("a\u{9b}2Jb", "a\\xc2\\x9b2Jb");
     }
 }

@@ -147,7 +147,8 @@ impl Peers {
         let sighting = Sighting {
             peer: peer.id,
             name: peer.name.clone(),
-            addresses: peer.addresses.clone(),
+            // Only where it is: the others are what somebody announced.
+            addresses: remote.address().into_iter().collect(),
             host: None,
             public_key: None,
         };

@@ -43,7 +43,7 @@ pub struct Sighting {
     pub peer: PeerId,
     /// How it calls itself.
     pub name: NodeName,
-    /// Where; empty leaves what is remembered.
+    /// Where it proved to be: remembered before those of earlier meetings.
     pub addresses: Vec<SocketAddr>,
     /// The host by which the user added it; `None` leaves what is remembered.
     pub host: Option<String>,
@@ -67,14 +67,16 @@ fn record(row: &Row<'_>) -> rusqlite::Result<PeerRecord> {
 impl Tables {
     /// Remembers that a peer was met. Only for peers that proved who they are: a beacon is not a meeting.
     pub fn meet_peer(&mut self, sighting: &Sighting, now: SystemTime) -> Result<(), RegistryError> {
-        let addresses: Vec<_> =
-            sighting.addresses.iter().take(ADDRESSES_MAX).map(SocketAddr::to_string).collect();
+        let before = self.peer(sighting.peer)?.map(|peer| peer.addresses).unwrap_or_default();
+        let elsewhere = before.iter().filter(|address| !sighting.addresses.contains(address));
+        let addresses = sighting.addresses.iter().chain(elsewhere).take(ADDRESSES_MAX);
+        let addresses: Vec<_> = addresses.map(SocketAddr::to_string).collect();
         self.connection.execute(
             "INSERT INTO peers (peer, name, addresses, host, public_key, first_seen, last_seen)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)
              ON CONFLICT (peer) DO UPDATE SET
                  name = excluded.name,
-                 addresses = iif(excluded.addresses = '', addresses, excluded.addresses),
+                 addresses = excluded.addresses,
                  host = coalesce(excluded.host, host),
                  public_key = coalesce(excluded.public_key, public_key),
                  last_seen = excluded.last_seen",

@@ -196,6 +196,17 @@ fn a_peer_is_remembered_by_its_last_meeting() {
 }
 
 #[test]
+fn a_peers_last_address_comes_first() {
+    let Bench { mut tables, .. } = bench();
+    let at_address = |text: &str| Sighting { addresses: vec![text.parse().unwrap()], ..sighting(1) };
+    for (number, address) in ["10.0.0.1:7", "10.0.0.2:7", "10.0.0.1:7"].into_iter().enumerate() {
+        tables.meet_peer(&at_address(address), at(number as u64)).unwrap();
+    }
+    let known = tables.peer(sighting(1).peer).unwrap().unwrap().addresses;
+    assert_eq!(known, ["10.0.0.1:7", "10.0.0.2:7"].map(|address| address.parse().unwrap()));
+}
+
+#[test]
 fn the_peers_are_bounded_and_those_added_by_hand_stay() {
     let Bench { mut tables, .. } = bench();
     tables.meet_peer(&Sighting { host: Some("h".into()), ..sighting(0) }, at(0)).unwrap();

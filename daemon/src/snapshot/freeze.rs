@@ -16,6 +16,9 @@ use crate::registry::{SnapshotRecord, WorkspaceId, WorkspaceRecord};
 /// Requests that wait for one workspace at most; further ones are told to come again.
 const WAITING_MAX: usize = 64;
 
+/// Queues above which those in which nobody waits are let go.
+const QUEUES_MAX: usize = 64;
+
 type Frozen = Result<SnapshotRecord, Arc<SnapshotError>>;
 
 /// One request.
@@ -26,7 +29,7 @@ struct Ask {
     answer: oneshot::Sender<Frozen>,
 }
 
-/// The queues, one for each workspace that was ever asked for; there are no more of them than registered workspaces.
+/// The queues, one for each workspace that was asked for lately.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     /// Held for map operations only, and never across an `.await`.
@@ -57,6 +60,10 @@ impl Queues {
             tokio::spawn(serve(store.clone(), asked));
             queue
         };
+        if !all.contains_key(&workspace) && all.len() >= QUEUES_MAX {
+            // A task whose queue is gone ends with the walk it is at.
+            all.retain(|_, queue| queue.capacity() < WAITING_MAX);
+        }
         all.entry(workspace).or_insert_with(start).clone()
     }
 }

@@ -106,6 +106,14 @@ impl Link {
         self.shared.availability.subscribe()
     }
 
+    /// Where the peer is connected at present.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match &*self.shared.state.borrow() {
+            State::Connected(connection) => Some(canonical(connection.remote_address())),
+            State::Idle | State::Connecting | State::Gone(..) => None,
+        }
+    }
+
     /// Limits the reads for which nobody waits.
     pub(super) fn unhurried(&self) -> &Semaphore {
         &self.shared.unhurried

@@ -44,6 +44,11 @@ impl Remote {
         self.link.peer()
     }
 
+    /// Where it is connected at present: the one address at which it has proven to be.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.link.address()
+    }
+
     /// Where it may be found from now on. While it is gone they are tried at once; while it is connected, only where
     /// the address in use is not among them, and it is left only for one that answers.
     pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {

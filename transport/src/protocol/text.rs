@@ -10,8 +10,7 @@ pub const TEXT_BYTES_MAX: usize = 1024;
 
 /// A text of at most [`TEXT_BYTES_MAX`] bytes that is safe to print.
 ///
-/// Control characters, line and paragraph separators and the characters that reverse the direction of what follows
-/// are replaced by U+FFFD, so a peer's text can neither move the cursor, nor forge a log line, nor show itself
+/// Characters that are not [plain](is_plain) are replaced by U+FFFD, so a peer's text can neither move the cursor, nor forge a log line, nor show itself
 /// in another order than it is stored. This holds however the value came to be, decoding included.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
@@ -31,13 +30,21 @@ impl Text {
     }
 }
 
+/// False for what a terminal or a log would obey, or what reorders or hides its neighbours: control characters
+/// (Unicode's Cc), format characters (Cf, which include the bidirectional overrides and zero-width characters), and the
+/// two separators that break lines.
+pub fn is_plain(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c,
+            '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}'
+            | '\u{8e2}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}'
+            | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
 fn neutral(c: char) -> char {
-    match c {
-        '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{061c}' => char::REPLACEMENT_CHARACTER,
-        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
-        _ if c.is_control() => char::REPLACEMENT_CHARACTER,
-        _ => c,
-    }
+    if is_plain(c) { c } else { char::REPLACEMENT_CHARACTER }
 }
 
 impl Deref for Text {

@@ -25,7 +25,8 @@ impl Bench {
     fn hear(&mut self, seconds: u64, number: u16, source: &str, change: impl FnOnce(&mut Beacon)) -> Heard {
         let mut beacon = Beacon {
             kind: Kind::Announce,
-            sent_ms: 1_000_000 + seconds * 1000,
+            // One socket's beacons are never another's.
+            sent_ms: 1_000_000 + seconds * 1000 + u64::from(source == B),
             name: "anna".parse().unwrap(),
             port: 7,
             workspaces: vec![],
@@ -121,6 +122,20 @@ fn old_beacons_are_not_believed() {
     assert_eq!(bench.hear(10, 1, "10.9.9.9:1", |beacon| beacon.sent_ms = 1_007_999), Heard::Ignored);
     assert_eq!(bench.hear(11, 1, A, |beacon| beacon.sent_ms = u64::MAX), Heard::Same);
     assert_eq!(bench.hear(12, 1, A, |beacon| beacon.sent_ms = u64::MAX), Heard::Ignored);
+}
+
+#[test]
+fn a_copy_from_elsewhere_moves_nobody() {
+    let mut bench = Bench::new();
+    bench.hear(10, 1, A, |_| {});
+    bench.hear(11, 1, A, |_| {});
+    for forged in 1..=8 {
+        for sent_ms in [1_010_000, 1_011_000] {
+            let copy = |beacon: &mut Beacon| beacon.sent_ms = sent_ms;
+            assert_eq!(bench.hear(11, 1, &format!("10.0.0.6{forged}:1"), copy), Heard::Ignored);
+        }
+    }
+    bench.check(&[(1, &["10.0.0.1:7"])]);
 }
 
 #[test]
