@@ -42,8 +42,8 @@ pub(super) async fn create(
     id: RequestId,
     Body(asked): Body<CloneRequest>,
 ) -> Result<Begun, ApiError> {
-    let CloneRequest { workspace, directory, when_gone, settle } = asked;
-    begin(&node, id, Asked { kind: ReplicaKind::Clone, workspace, directory, when_gone, settle }).await
+    let CloneRequest { workspace, directory, when_gone } = asked;
+    begin(&node, id, Asked { kind: ReplicaKind::Clone, workspace, directory, when_gone }).await
 }
 
 /// One clone.

@@ -43,7 +43,7 @@ pub(super) async fn create(
     Body(asked): Body<MountRequest>,
 ) -> Result<Begun, ApiError> {
     let MountRequest { workspace, directory, when_gone } = asked;
-    begin(&node, id, Asked { kind: ReplicaKind::View, workspace, directory, when_gone, settle: false }).await
+    begin(&node, id, Asked { kind: ReplicaKind::View, workspace, directory, when_gone }).await
 }
 
 /// One mounted view.

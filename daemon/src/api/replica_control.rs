@@ -35,8 +35,6 @@ pub struct ReplicaSpec {
     pub directory: Option<PathBuf>,
     /// What a read does while the peer is away.
     pub when_gone: WhenGone,
-    /// Clones only: be done when the clone is complete and settled, not when it is usable.
-    pub settle: bool,
 }
 
 /// Makes, lists and ends replicas.
@@ -44,7 +42,7 @@ pub struct ReplicaSpec {
 /// All methods answer within a bound of their own: [`attach`](Self::attach) while it makes progress, the others
 /// within a few seconds even if a replica's process hangs.
 pub trait ReplicaControl: fmt::Debug + Send + Sync + 'static {
-    /// Makes a replica and returns when its mount answers (or, with `settle`, when it is an ordinary directory).
+    /// Makes a replica and returns when its mount answers.
     ///
     /// Reports through `task`, and watches [`Task::cancelled`]: it then undoes what it began and returns
     /// [`ReplicaError::Cancelled`]. Dropping the future has to leave nothing behind either, but may take longer.

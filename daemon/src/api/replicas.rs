@@ -19,7 +19,6 @@ pub(super) struct Asked {
     pub(super) workspace: String,
     pub(super) directory: Option<String>,
     pub(super) when_gone: Option<String>,
-    pub(super) settle: bool,
 }
 
 /// An operation that was just started: 202, with the place to watch it.
@@ -52,7 +51,6 @@ pub(super) async fn begin(node: &Shared, id: RequestId, asked: Asked) -> Result<
         workspace: found.workspace.to_string(),
         directory,
         when_gone: when_gone.unwrap_or(node.config().when_gone),
-        settle: asked.settle,
     };
     let (kind, line) = match asked.kind {
         ReplicaKind::View => (OperationKind::Mount, format!("mount {target}")),

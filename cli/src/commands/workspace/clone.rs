@@ -39,12 +39,8 @@ pub(crate) struct Clone {
 impl Clone {
     pub(crate) fn run(self) -> Result {
         let directory = self.directory.as_deref().map(node::absolute).transpose()?;
-        let request = CloneRequest {
-            workspace: self.workspace,
-            directory,
-            when_gone: self.when_gone.when_gone,
-            settle: false,
-        };
+        let request =
+            CloneRequest { workspace: self.workspace, directory, when_gone: self.when_gone.when_gone };
         let clone = node::wait(async {
             let client = node::client()?;
             let mut interrupts = Interrupts::listen()?;

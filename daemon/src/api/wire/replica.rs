@@ -31,9 +31,6 @@ pub struct CloneRequest {
     /// What a read does while the peer is away: `wait=10s` (the default), `fail` or `wait`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_gone: Option<String>,
-    /// Makes the operation last until the clone is complete and an ordinary directory.
-    #[serde(default)]
-    pub settle: bool,
 }
 
 /// What a replica is for.
