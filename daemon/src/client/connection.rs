@@ -11,7 +11,6 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 
 use super::{ANSWER_WITHIN, ClientError, Result};
 use crate::api::wire::{BASE_PATH, Problem};
@@ -66,7 +65,8 @@ impl Call {
     }
 
     async fn response(self, socket: &Path) -> Result<Response<Incoming>> {
-        let stream = connect(socket).await.map_err(|error| unreachable(socket, error))?;
+        let stream =
+            crate::home::socket::connect(socket).await.map_err(|error| unreachable(socket, error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(protocol)?;
         // Ends with the exchange: `sender` is dropped after it. An error of it reaches the exchange itself.
@@ -79,15 +79,6 @@ impl Call {
         let request = request.body(Full::new(self.body.unwrap_or_default())).map_err(protocol)?;
         sender.send_request(request).await.map_err(broken)
     }
-}
-
-/// On a thread of its own: connecting to a node that is stopped and whose queue is full blocks.
-async fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let path = socket.to_owned();
-    let connecting = tokio::task::spawn_blocking(move || crate::home::socket::connect(&path));
-    let stream = connecting.await.map_err(io::Error::other)??;
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
 }
 
 fn accepted(status: StatusCode, body: Bytes) -> Result<Bytes> {

@@ -193,9 +193,7 @@ async fn a_request_that_never_ends_does_not_hold_up_a_stop() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let serving = serve(Duration::from_millis(200)).await;
     // Half a body: the handler waits for the rest.
-    let stream = crate::home::socket::connect(serving.client.socket()).unwrap();
-    stream.set_nonblocking(true).unwrap();
-    let mut stream = tokio::net::UnixStream::from_std(stream).unwrap();
+    let mut stream = crate::home::socket::connect(serving.client.socket()).await.unwrap();
     let head = "POST /api/v1/peers HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
                 content-length: 9\r\nexpect: 100-continue\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();

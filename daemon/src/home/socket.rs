@@ -11,11 +11,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 /// Longest socket path the kernel takes, without its NUL.
 const PATH_BYTES_MAX: usize = 107;
+
+/// Between two tries to get into a full queue.
+const QUEUE_POLL: Duration = Duration::from_millis(10);
 
 /// Listens at `path`, for this user only. A socket that a dead process left there is replaced, so the caller must
 /// hold the lock that makes it the only one who listens there.
@@ -29,9 +34,24 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Connects to the socket at `path`.
-pub fn connect(path: &Path) -> io::Result<UnixStream> {
-    with_short(path, |short| UnixStream::connect(short))
+/// Connects to the socket at `path`. Waits while the queue of whoever listens there is full, as that of a process is
+/// that was stopped: to be called under a deadline. Blocks no thread. Cancel-safe.
+pub async fn connect(path: &Path) -> io::Result<tokio::net::UnixStream> {
+    loop {
+        match with_short(path, connect_at_once) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(QUEUE_POLL).await,
+            connected => return tokio::net::UnixStream::from_std(connected?),
+        }
+    }
+}
+
+/// A blocking connect would wait in the kernel, beyond the reach of every deadline (`unix_stream_connect` in
+/// `net/unix/af_unix.c`); this one fails with `WouldBlock`.
+fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 /// Calls `act` with a path of the same file that is short enough.
@@ -54,12 +74,13 @@ fn through(directory: &File, name: &OsStr) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::Read;
+
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
-    #[track_caller]
-    fn check(depth: usize) {
+    async fn check(depth: usize) {
         let base = tempfile::tempdir().unwrap();
         let directory = (0..depth).fold(base.path().to_path_buf(), |at, _| at.join("a".repeat(50)));
         fs::create_dir_all(&directory).unwrap();
@@ -67,18 +88,33 @@ mod tests {
         for _ in 0..2 {
             let listener = listen(&path).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-            connect(&path).unwrap().write_all(b"x").unwrap();
+            connect(&path).await.unwrap().write_all(b"x").await.unwrap();
             let mut byte = [0];
             listener.accept().unwrap().0.read_exact(&mut byte).unwrap();
             assert_eq!(&byte, b"x");
         }
     }
 
-    #[test]
-    fn short_and_long_paths_work() {
-        check(0);
-        check(1);
-        check(3);
-        check(20);
+    #[tokio::test]
+    async fn short_and_long_paths_work() {
+        for depth in [0, 1, 3, 20] {
+            check(depth).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_blocks_nobody() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("s");
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&socket, 0).unwrap();
+        let _queued = connect(&path).await.unwrap();
+        let waiting = tokio::time::timeout(QUEUE_POLL * 100, connect(&path)).await;
+        assert!(waiting.is_err(), "{waiting:?}");
+        let listener = UnixListener::from(socket);
+        listener.accept().unwrap();
+        connect(&path).await.unwrap();
     }
 }

@@ -7,35 +7,54 @@ use std::sync::Arc;
 use twinshare_transport::identity::PeerId;
 
 use super::Node;
-use crate::discovery::{Announcement, Discovery, Seen};
+use super::known::KnownPeer;
+use crate::discovery::{Announcement, Discovery};
 use crate::replica::Replicas;
 
 /// Runs until the node stops, and then says goodbye.
-pub(super) async fn follow(discovery: Option<Discovery>, node: Arc<Node>, replicas: Arc<Replicas>) {
+pub(super) async fn follow(discovery: Option<Discovery>, node: Arc<Node>) {
     let Some(discovery) = discovery else {
         return node.stopping.cancelled().await;
     };
-    let (mut open, mut seen) = (node.shares.open_to_all(), discovery.seen());
-    let mut moved = Moved::default();
+    let mut open = node.shares.open_to_all();
     loop {
         tokio::select! {
             () = node.stopping.cancelled() => break,
             () = node.asked.notified() => discovery.ask(),
-            // Neither sender ends before the node does.
+            // The sender does not end before the node does.
             Ok(()) = open.changed() => discovery.announce(Announcement {
                 name: node.config.name.clone(),
                 port: node.listening.port(),
                 workspaces: open.borrow_and_update().clone(),
             }),
-            Ok(()) = seen.changed() => {
-                let now = seen.borrow_and_update().clone();
-                for (peer, addresses) in moved.since_last(&now) {
-                    replicas.peer_moved(peer, addresses).await;
-                }
-            }
         }
     }
     discovery.stop().await;
+}
+
+/// Tells the replicas where their peers are, whenever one is heard or met elsewhere than before. Runs until the node
+/// stops.
+pub(super) async fn follow_moves(node: Arc<Node>, replicas: Arc<Replicas>) {
+    let (mut heard, mut met) = node.peers.news();
+    let mut moved = Moved::default();
+    loop {
+        tokio::select! {
+            () = node.stopping.cancelled() => return,
+            // Without discovery nobody is ever heard.
+            Ok(()) = heard.changed() => {}
+            Ok(()) = met.changed() => {}
+        }
+        match node.peers.all().await {
+            Ok(now) => {
+                for (peer, addresses) in moved.since_last(&now) {
+                    let replicas = replicas.clone();
+                    // A process that does not answer holds up nobody but itself.
+                    tokio::spawn(async move { replicas.peer_moved(peer, addresses).await });
+                }
+            }
+            Err(error) => tracing::warn!(%error, "where peers are cannot be told"),
+        }
+    }
 }
 
 /// Notices peers that are elsewhere than before.
@@ -45,10 +64,10 @@ struct Moved {
 }
 
 impl Moved {
-    /// The peers whose addresses are not those of the last call. One that is gone has no new address.
-    fn since_last(&mut self, now: &Seen) -> Vec<(PeerId, Vec<SocketAddr>)> {
-        let places: HashMap<_, _> =
-            now.peers.iter().map(|peer| (peer.peer, peer.addresses.clone())).collect();
+    /// The peers whose addresses are not those of the last call, with all that are known of them: where it was heard,
+    /// and where it was met.
+    fn since_last(&mut self, now: &[KnownPeer]) -> Vec<(PeerId, Vec<SocketAddr>)> {
+        let places: HashMap<_, _> = now.iter().map(|peer| (peer.id, peer.addresses.clone())).collect();
         let is_news =
             |(peer, addresses): &(&PeerId, &Vec<SocketAddr>)| self.last.get(peer) != Some(addresses);
         let moved =
@@ -60,30 +79,26 @@ impl Moved {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
-    use twinshare_transport::identity::PublicKey;
-
     use super::*;
-    use crate::discovery::DiscoveredPeer;
 
-    fn seen(peers: &[(u8, &[&str])]) -> Seen {
-        let peer = |(key, addresses): &(u8, &[&str])| DiscoveredPeer {
-            peer: PeerId([*key; 32]),
-            public_key: PublicKey([*key; 32]),
+    fn known(peers: &[(u8, &[&str])]) -> Vec<KnownPeer> {
+        let peer = |(id, addresses): &(u8, &[&str])| KnownPeer {
+            id: PeerId([*id; 32]),
             name: "anna".parse().unwrap(),
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            last_seen: None,
+            online: true,
+            sources: Vec::new(),
             workspaces: Vec::new(),
-            workspaces_total: 0,
-            since: SystemTime::UNIX_EPOCH,
-            heard: SystemTime::UNIX_EPOCH,
+            workspaces_total: None,
         };
-        Seen { peers: peers.iter().map(peer).collect(), ..Seen::default() }
+        peers.iter().map(peer).collect()
     }
 
     #[track_caller]
     fn check(moved: &mut Moved, now: &[(u8, &[&str])], expected: &[u8]) {
-        let mut found: Vec<_> = moved.since_last(&seen(now)).into_iter().map(|(peer, _)| peer.0[0]).collect();
+        let mut found: Vec<_> =
+            moved.since_last(&known(now)).into_iter().map(|(peer, _)| peer.0[0]).collect();
         found.sort_unstable();
         assert_eq!(found, expected);
     }

@@ -147,7 +147,7 @@ impl RunningNode {
             None => watch::Sender::default().subscribe(),
         };
         let peers = Arc::new(Peers::new(identity.peer_id(), client, registry.clone(), seen));
-        let replicas = Arc::new(Replicas::new(home.clone(), peers.clone()));
+        let replicas = Replicas::new(home.clone(), peers.clone());
         let life = life();
         let node = Arc::new(Node {
             operations: Operations::new(life.clone()),
@@ -166,14 +166,16 @@ impl RunningNode {
         });
         let listener = api_listener(home).map_err(system("the API's socket cannot be made"))?;
         let serving = server::serve(listener, router(node.clone()), node.stopping.clone(), REQUESTS_GRACE);
-        let (resumed, kept, collected) = (replicas.clone(), node.peers.clone(), node.shares.clone());
+        replicas.resume();
+        let (kept, resolved, collected) = (node.peers.clone(), node.peers.clone(), node.shares.clone());
         let running = Self {
             server,
             api: tokio::spawn(serving),
-            announcing: tokio::spawn(announce::follow(discovery, node.clone(), replicas)),
+            announcing: tokio::spawn(announce::follow(discovery, node.clone())),
             background: vec![
-                tokio::spawn(async move { resumed.resume().await }),
                 tokio::spawn(async move { kept.let_go_of_unused().await }),
+                tokio::spawn(async move { resolved.resolve_again().await }),
+                tokio::spawn(announce::follow_moves(node.clone(), replicas)),
                 tokio::spawn(async move { collect_snapshots(&collected).await }),
             ],
             node,

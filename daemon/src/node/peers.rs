@@ -33,6 +33,9 @@ const REMOTES_MAX: usize = 128;
 /// Peers asked for their catalogue at a time.
 const ASKED_AT_ONCE: usize = 64;
 
+/// How often peers are looked for that were named by a host and are silent: a name looked up, and a few packets.
+const RESOLVE_EVERY: Duration = Duration::from_secs(60);
+
 /// How long a greeting may take.
 const GREET_WITHIN: Duration = Duration::from_secs(5);
 
@@ -53,6 +56,8 @@ pub struct Peers {
     registry: Registry,
     /// What discovery hears; nothing, for ever, where it is switched off.
     seen: watch::Receiver<Seen>,
+    /// Rung when a peer has been met at an address that the user named.
+    met: watch::Sender<()>,
     /// Held for map operations only and never across an `.await`.
     remotes: Mutex<HashMap<PeerId, Kept>>,
 }
@@ -70,7 +75,12 @@ pub(crate) type Catalogue = Result<Vec<Offer>, CallError>;
 impl Peers {
     /// Knows what the registry and discovery do; connects to nobody yet.
     pub fn new(own: PeerId, client: Client, registry: Registry, seen: watch::Receiver<Seen>) -> Self {
-        Self { own, client, registry, seen, remotes: Mutex::default() }
+        Self { own, client, registry, seen, met: watch::Sender::default(), remotes: Mutex::default() }
+    }
+
+    /// News of peers that were heard, and of peers that were met.
+    pub(crate) fn news(&self) -> (watch::Receiver<Seen>, watch::Receiver<()>) {
+        (self.seen.clone(), self.met.subscribe())
     }
 
     /// What discovery sees now.
@@ -102,6 +112,7 @@ impl Peers {
             public_key: None,
         };
         self.remember(sighting).await?;
+        self.met.send_replace(());
         let all = self.all().await?;
         let found = all.into_iter().find(|peer| peer.id == greeting.peer);
         found.ok_or_else(|| ApiError::internal("a peer is gone from the registry right after it was added"))
@@ -160,6 +171,48 @@ impl Peers {
 
     async fn remember(&self, sighting: Sighting) -> Result<(), RegistryError> {
         self.registry.call(move |tables| tables.meet_peer(&sighting, SystemTime::now())).await
+    }
+
+    /// Looks again for peers that the user named by a host, where nothing has been heard of them for a while: what the
+    /// name stands for may have changed. Again and again.
+    pub(crate) async fn resolve_again(&self) {
+        loop {
+            tokio::time::sleep(RESOLVE_EVERY).await;
+            let records = match self.registry.call(|tables| tables.peers()).await {
+                Ok(records) => records,
+                Err(error) => {
+                    tracing::warn!(%error, "remembered peers cannot be looked for");
+                    continue;
+                }
+            };
+            for record in records {
+                let heard = self.seen.borrow().peers.iter().any(|peer| peer.peer == record.peer);
+                let met = record.last_seen.and_then(|met| SystemTime::now().duration_since(met).ok());
+                if heard || met.is_some_and(|since| since < RESOLVE_EVERY) {
+                    continue;
+                }
+                if let Some(host) = record.host.as_ref().and_then(|host| host.parse::<HostAddress>().ok()) {
+                    self.look_for(record.peer, &record.name, host).await;
+                }
+            }
+        }
+    }
+
+    /// Notes where `peer` is, if it answers under its host's present addresses and they are new.
+    async fn look_for(&self, peer: PeerId, name: &NodeName, host: HostAddress) {
+        let Ok(addresses) = host.resolve().await else { return };
+        let Ok(greeting) = self.client.greet(&addresses, Some(peer), GREET_WITHIN).await else { return };
+        let sighting = Sighting {
+            peer,
+            name: name.clone(),
+            addresses: vec![greeting.address],
+            host: Some(host.canonical()),
+            public_key: None,
+        };
+        match self.remember(sighting).await {
+            Ok(()) => self.met.send_replace(()),
+            Err(error) => tracing::warn!(%error, %peer, "a peer cannot be remembered"),
+        }
     }
 
     /// Lets go of connections that nobody has asked for lately, again and again: a connection keeps itself alive.

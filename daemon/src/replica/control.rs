@@ -2,6 +2,10 @@
 //!
 //! The node asks, the process answers in order. The socket also tells each side that the other is gone: the node
 //! notices a dead process by the end of the stream; the process does not care whether the node lives.
+//!
+//! A process outlives the node that started it, so the two may be of different versions. What is added here has a
+//! default, and what is not understood is ignored, or answered with a failure. Where that does not do, [`PROTOCOL`] is
+//! raised: the views' process of another protocol is then left to what it serves, and new views get a new process.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,25 +19,31 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use twinshare_transport::identity::PeerId;
 
 use super::spec::Spec;
-use crate::api::wire::{ReplicaLeftOut, ReplicaProgress, ReplicaRoot};
+use crate::api::wire::{ReplicaLeftOut, ReplicaProgress};
 use crate::home::{Home, socket};
 
 /// Name of the socket in the process's state directory.
 pub const SOCKET: &str = "control.sock";
 
-/// Bytes of one document at most; a longer one ends the connection. A report of 1,000 views takes half of it.
-const LINE_BYTES_MAX: u64 = 1024 * 1024;
+/// The protocol's number.
+pub const PROTOCOL: u32 = 1;
 
-/// How long the node waits for an answer to anything but [`Request::Attach`].
+/// Bytes of one document at most; a longer one ends the connection. What a peer has a say in is bounded for each of
+/// [`REPLICAS_MAX`](super::REPLICAS_MAX) replicas: 2 KiB, which JSON may write as six times as much.
+const LINE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// How long the node waits for an answer that a process has at hand.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the node asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
+    /// Which protocol does it speak?
+    Hello,
     /// Serve this replica; answered when its root can be listed.
     Attach(Box<Spec>),
-    /// Unmount it plainly and stop serving it.
+    /// Unmount it plainly and stop serving it. What is being attached is given up and undone before the answer.
     Detach {
         /// Which.
         id: String,
@@ -45,7 +55,7 @@ pub enum Request {
         /// Best first.
         addresses: Vec<SocketAddr>,
     },
-    /// Tell about all replicas served.
+    /// Tell about all replicas that are mounted and served.
     Status,
 }
 
@@ -53,6 +63,11 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
+    /// To [`Request::Hello`].
+    Hello {
+        /// Its [`PROTOCOL`].
+        protocol: u32,
+    },
     /// Done.
     Done,
     /// About every replica that is served.
@@ -66,11 +81,10 @@ pub enum Answer {
 pub struct Report {
     /// Which.
     pub id: String,
-    /// Where its roots are mounted.
-    pub roots: Vec<ReplicaRoot>,
     /// How much is here.
     pub progress: ReplicaProgress,
     /// What the snapshot lacks.
+    #[serde(default)]
     pub left_out: Option<ReplicaLeftOut>,
 }
 
@@ -84,6 +98,12 @@ pub enum Failure {
     /// Programs use the mount.
     #[error("in use by {}", .0.join(", "))]
     Busy(Vec<String>),
+    /// It is no longer mounted here, but copies of the mount elsewhere are still served.
+    #[error("programs elsewhere still use copies of the mount")]
+    Leaving,
+    /// Given up and undone, since somebody wanted it gone.
+    #[error("cancelled")]
+    Cancelled,
     /// The place cannot hold it.
     #[error("{0}")]
     Directory(String),
@@ -101,19 +121,30 @@ pub enum Failure {
     Other(String),
 }
 
-/// Connects to the process called `key`; also tells its pid. Fails at once where none runs.
+/// Connects to the process called `key`; also tells its pid. Fails at once where none runs, and after
+/// [`ANSWER_WITHIN`] where one does not take connections.
 pub async fn connect(home: &Home, key: &str) -> io::Result<(Line, u32)> {
-    let stream = socket::connect(&home.replica(key).join(SOCKET))?;
-    stream.set_nonblocking(true)?;
-    let stream = UnixStream::from_std(stream)?;
+    let path = home.replica(key).join(SOCKET);
+    let stream = within(ANSWER_WITHIN, socket::connect(&path)).await?;
     let pid = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
     Ok((Line::new(stream), pid))
 }
 
-/// Asks the process called `key` over a connection of its own.
-pub async fn ask(home: &Home, key: &str, request: &Request, within: Duration) -> io::Result<Answer> {
-    let (mut line, _) = connect(home, key).await?;
-    line.ask(request, within).await
+/// Asks the process called `key` over a connection of its own, for `limit` at most.
+pub async fn ask(home: &Home, key: &str, request: &Request, limit: Duration) -> io::Result<Answer> {
+    let exchange = async {
+        let (mut line, _) = connect(home, key).await?;
+        line.ask(request, limit).await
+    };
+    within(limit, exchange).await
+}
+
+async fn within<T>(limit: Duration, exchange: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(limit, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+fn invalid(error: serde_json::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 /// One side of the conversation.
@@ -137,24 +168,25 @@ impl Line {
         self.writer.write_all(&line).await
     }
 
-    /// The next document; `None` when the other side is gone. Not cancel-safe: a document half read is lost.
+    /// The next document; `None` when the other side is gone, `InvalidData` for one that is not understood, after
+    /// which the next can be received. Not cancel-safe: a document half read is lost.
     pub async fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         let mut line = Vec::new();
         let bytes = (&mut self.reader).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await?;
         match line.last() {
             _ if bytes == 0 => Ok(None),
-            Some(b'\n') => Ok(Some(serde_json::from_slice(&line)?)),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a line is too long or was cut short")),
+            Some(b'\n') => Ok(Some(serde_json::from_slice(&line).map_err(invalid)?)),
+            _ => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a line is too long or was cut short")),
         }
     }
 
-    /// Asks and waits for the answer, for `within` at most.
-    pub async fn ask(&mut self, request: &Request, within: Duration) -> io::Result<Answer> {
+    /// Asks and waits for the answer, for `limit` at most.
+    pub async fn ask(&mut self, request: &Request, limit: Duration) -> io::Result<Answer> {
         let exchange = async {
             self.send(request).await?;
             self.receive().await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
         };
-        tokio::time::timeout(within, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        within(limit, exchange).await
     }
 }
 
@@ -186,6 +218,18 @@ mod tests {
         let (mut node, _process) = pair().await;
         let error = node.ask(&Request::Status, ANSWER_WITHIN).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn what_a_newer_version_adds_is_ignored_or_answered() {
+        let (mut node, mut process) = pair().await;
+        for line in [r#"{"detach":{"id":"a","how":"later"}}"#, r#"{"dance":{}}"#, r#""status""#] {
+            node.writer.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+        }
+        assert_eq!(process.receive::<Request>().await.unwrap(), Some(Request::Detach { id: "a".into() }));
+        let error = process.receive::<Request>().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert_eq!(process.receive::<Request>().await.unwrap(), Some(Request::Status));
     }
 
     #[tokio::test]

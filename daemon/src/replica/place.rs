@@ -1,16 +1,15 @@
-//! Where replicas lie: mount points made and removed, and the directories behind them.
+//! Where replicas lie: mount points chosen, made and removed, and the directories behind them.
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+
+use twinshare_fs::fuse::is_fuse;
 
 use super::spec::Spec;
 use crate::api::replica_control::ReplicaSpec;
 use crate::api::wire::ReplicaKind;
 use crate::home::Home;
-
-/// The filesystem type of a FUSE mount (`FUSE_SUPER_MAGIC`, `linux/magic.h`).
-const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
 
 /// Where a replica is mounted when nobody said: views under the browsing root, clones beside it.
 pub(super) fn default(home: &Home, wanted: &ReplicaSpec) -> PathBuf {
@@ -39,53 +38,81 @@ pub(super) fn companion(home: &Home, id: &str, root: u32) -> PathBuf {
     home.replica(id).join("roots").join(root.to_string())
 }
 
-/// Makes the mount point where it does not exist (true then) and checks that it can be one; the error says what is
-/// wrong and what would do.
-pub(super) fn prepare(mount_point: &Path, kind: ReplicaKind) -> Result<bool, String> {
-    let said = |error: io::Error| error.to_string();
-    if mount_point.to_str().is_none() || !mount_point.is_absolute() {
+/// The one name of the directory that `asked` names: without links as far as it exists, so that two names of one
+/// directory are seen to be one, and as the table of mounts will name it. The directory itself is not looked into: a
+/// dead mount may lie on it. Blocks on the disk.
+pub(super) fn resolve(asked: &Path) -> Result<PathBuf, String> {
+    if asked.to_str().is_none() || !asked.is_absolute() {
         return Err("its path must be absolute and valid UTF-8".into());
     }
-    let made = match fs::metadata(mount_point) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(mount_point).map_err(said)?;
-            true
-        }
-        Err(error) => return Err(said(error)),
-        Ok(metadata) if !metadata.is_dir() => return Err("it is not a directory".into()),
-        Ok(_) => false,
+    let (Some(parent), Some(name)) = (asked.parent(), asked.file_name()) else {
+        return Err("it is the root directory, or its path ends in `..`".into());
     };
-    if rustix::fs::statfs(mount_point).map_err(|errno| errno.to_string())?.f_type == FUSE_SUPER_MAGIC {
+    let missing: Vec<_> =
+        parent.ancestors().take_while(|above| fs::symlink_metadata(above).is_err()).collect();
+    let existing = parent.ancestors().nth(missing.len()).unwrap_or(Path::new("/"));
+    let below = parent.strip_prefix(existing).unwrap_or(Path::new(""));
+    if below.components().any(|component| component == Component::ParentDir) {
+        return Err("its path leads through `..` of a directory that does not exist".into());
+    }
+    let real = existing.canonicalize().map_err(|error| error.to_string())?;
+    let place = real.join(below).join(name);
+    match fs::symlink_metadata(&place) {
+        Ok(metadata) if metadata.is_symlink() => place.canonicalize().map_err(|error| error.to_string()),
+        _ => Ok(place),
+    }
+    .and_then(|place| {
+        if place.to_str().is_some() { Ok(place) } else { Err("its path must be valid UTF-8".into()) }
+    })
+}
+
+/// Checks that something can be mounted at `place`, which is [`resolve`]d; true if the directory exists. The error
+/// says what is wrong and what would do. Changes nothing. Blocks on the disk.
+pub(super) fn check(home: &Home, place: &Path) -> Result<bool, String> {
+    let said = |error: io::Error| error.to_string();
+    for own in home.own_directories().map(|own| own.canonicalize().unwrap_or_else(|_| own.into())) {
+        if place.starts_with(&own) || own.starts_with(place) {
+            return Err(format!("the node's own files lie in {}; choose another directory", own.display()));
+        }
+    }
+    let views = home.files().join("peers");
+    if views.canonicalize().unwrap_or(views).starts_with(place) {
+        return Err("mounts of peers' workspaces appear below it; choose another directory".into());
+    }
+    let existing = place.ancestors().find(|above| fs::symlink_metadata(above).is_ok());
+    let existing = existing.unwrap_or(Path::new("/"));
+    if is_fuse(&rustix::fs::statfs(existing).map_err(|errno| errno.to_string())?) {
         return Err("it lies on another FUSE mount; choose a directory on a local disk".into());
     }
-    let mut entries = fs::read_dir(mount_point).map_err(said)?;
-    match (entries.next(), kind) {
-        (None, _) => Ok(made),
-        (Some(_), ReplicaKind::Clone | ReplicaKind::View) => {
-            Err("it is not empty; choose a directory that is empty or does not exist yet".into())
-        }
+    if existing != place {
+        return Ok(false);
+    }
+    if !fs::metadata(place).map_err(said)?.is_dir() {
+        return Err("it is not a directory".into());
+    }
+    match fs::read_dir(place).map_err(said)?.next() {
+        None => Ok(true),
+        Some(_) => Err("it is not empty; choose a directory that is empty or does not exist yet".into()),
     }
 }
 
 /// Removes what is left of a replica that is no longer mounted: the view's data or the clone's replica directory, the
 /// mount point where the node made it, and what the node knew of it. Never removes what it did not make.
 pub(super) fn remove(home: &Home, spec: &Spec) -> io::Result<()> {
-    match spec.kind {
-        ReplicaKind::View => remove_tree(&view_data(home, &spec.id))?,
-        ReplicaKind::Clone => {
-            for entry in fs::read_dir(&spec.mount_point).into_iter().flatten().flatten() {
-                let name = entry.file_name();
-                if name.as_encoded_bytes().starts_with(twinshare_fs::replica::layout::PREFIX.as_bytes()) {
-                    remove_tree(&entry.path())?;
-                }
-            }
-        }
+    match (spec.kind, &spec.replica_directory) {
+        (ReplicaKind::View, _) => remove_tree(&view_data(home, &spec.id))?,
+        (ReplicaKind::Clone, Some(name)) => remove_tree(&spec.mount_point.join(name))?,
+        (ReplicaKind::Clone, None) => {}
     }
+    remove_mount_point(spec);
+    remove_tree(&home.replica(&spec.id))
+}
+
+/// Removes the mount point where the node made it and nobody has put something into it.
+pub(super) fn remove_mount_point(spec: &Spec) {
     if spec.made_mount_point {
-        // Stays where somebody has put something into it.
         let _ = fs::remove_dir(&spec.mount_point);
     }
-    remove_tree(&home.replica(&spec.id))
 }
 
 /// Removes a tree of our own; one that is gone already is no error.
@@ -99,22 +126,71 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replica::testing::spec;
+
+    fn bench() -> (tempfile::TempDir, PathBuf, Home) {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().canonicalize().unwrap();
+        let home = Home::isolated(&base.join("home"));
+        home.prepare().unwrap();
+        (directory, base, home)
+    }
 
     #[test]
-    fn a_mount_point_is_made_or_refused() {
-        let base = tempfile::tempdir().unwrap();
-        let new = base.path().join("a/b");
-        assert_eq!(prepare(&new, ReplicaKind::View), Ok(true));
-        assert_eq!(prepare(&new, ReplicaKind::Clone), Ok(false));
+    fn a_place_has_one_name() {
+        let (_directory, base, _) = bench();
+        fs::create_dir(base.join("a")).unwrap();
+        std::os::unix::fs::symlink("a", base.join("link")).unwrap();
+        let check = |asked: &str, expected: Result<&str, &str>| {
+            let asked = if asked.starts_with('.') { asked.into() } else { base.join(asked) };
+            match (resolve(&asked), expected) {
+                (Ok(place), Ok(expected)) => assert_eq!(place, base.join(expected), "{asked:?}"),
+                (Err(reason), Err(part)) => assert!(reason.contains(part), "{reason}"),
+                (resolved, _) => panic!("{asked:?}: {resolved:?}"),
+            }
+        };
+        check("a", Ok("a"));
+        check("link", Ok("a"));
+        check("link/new", Ok("a/new"));
+        check("a/./new//deep/", Ok("a/new/deep"));
+        check("a/../b", Ok("b"));
+        check("missing/../b", Err("`..`"));
+        check("a/..", Err("`..`"));
+        check("./a", Err("absolute"));
+    }
+
+    #[test]
+    fn a_mount_point_is_checked_and_not_made() {
+        let (_directory, base, home) = bench();
+        let new = base.join("a/b");
+        assert_eq!(check(&home, &new), Ok(false));
+        assert!(!new.exists());
+        fs::create_dir_all(&new).unwrap();
+        assert_eq!(check(&home, &new), Ok(true));
         fs::write(new.join("file"), b"").unwrap();
-        let check = |path: &Path, expected: &str| {
-            let reason = prepare(path, ReplicaKind::Clone).unwrap_err();
+        let refused = |place: &Path, expected: &str| {
+            let reason = check(&home, place).unwrap_err();
             assert!(reason.contains(expected), "{reason} is not about: {expected}");
         };
-        check(&new, "not empty");
-        check(&new.join("file"), "not a directory");
-        check(Path::new("relative"), "absolute");
-        assert_eq!(fs::read_dir(&new).unwrap().count(), 1);
+        refused(&new, "not empty");
+        refused(&new.join("file"), "not a directory");
+        refused(&home.state().join("replicas/x"), "own files");
+        refused(&base, "own files");
+        refused(&home.files().join("peers"), "appear below it");
+        assert_eq!(check(&home, &home.files().join("peers/anna/demo")), Ok(false));
+    }
+
+    #[test]
+    fn a_clone_takes_nothing_of_others_with_it() {
+        let (_directory, base, home) = bench();
+        let at = base.join("clone");
+        for name in [".twinshare-0a0a", ".twinshare-0b0b"] {
+            fs::create_dir_all(at.join(name).join("tree")).unwrap();
+        }
+        let spec = Spec { kind: ReplicaKind::Clone, mount_point: at.clone(), ..spec("a") };
+        remove(&home, &Spec { replica_directory: Some(".twinshare-0a0a".into()), ..spec }).unwrap();
+        let left: Vec<_> = fs::read_dir(&at).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [".twinshare-0b0b"]);
     }
 
     #[test]

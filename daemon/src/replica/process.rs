@@ -4,22 +4,23 @@
 //! lies in [specs](super::spec::Spec). The node steers it over its [control](super::control) socket. It ends by itself
 //! when it has nothing left to serve.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use twinshare_fs::fuse::Mounter;
-use twinshare_transport::client::{Client, Remote};
-use twinshare_transport::identity::{Identity, PeerId};
+use twinshare_transport::client::Client;
+use twinshare_transport::identity::Identity;
 use twinshare_transport::protocol::Hello;
 
 use super::LOG;
-use super::control::{Answer, Failure, Line, Request, SOCKET};
+use super::control::{Answer, Failure, Line, PROTOCOL, Request, SOCKET};
+use super::remotes::Remotes;
+use super::roster::Roster;
 use super::served::Served;
 use super::spec::Spec;
 use crate::config::{Config, ConfigError};
@@ -28,6 +29,9 @@ use crate::log::{self, LogError};
 
 /// How long a process without anything to serve waits for its first order: the node that started it may have died.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// The pause after a failure to accept, such as too many open files.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Threads for waiting on peers and disks. Reads that are already here never come to them.
 const WORKER_THREADS: usize = 2;
@@ -103,20 +107,16 @@ fn listen(home: &Home, key: &str) -> io::Result<UnixListener> {
 pub(super) struct Host {
     pub(super) home: Home,
     pub(super) mounter: Mounter,
-    client: Client,
-    /// One lock for both maps, held for map operations only and never across an `.await`.
-    state: Mutex<State>,
-    /// Rung when something ended.
-    changed: Notify,
+    remotes: Remotes,
+    roster: Roster<Served>,
+    orders: watch::Sender<Orders>,
 }
 
+/// The orders of a process.
 #[derive(Default)]
-struct State {
-    served: HashMap<String, Arc<Served>>,
-    /// One connection a peer, however many of its workspaces are served.
-    remotes: HashMap<PeerId, Remote>,
-    /// Orders being carried out, or whose answer is on its way: the process must not end under them.
-    orders: usize,
+struct Orders {
+    /// Being carried out, or whose answer is on its way: the process must not end under them.
+    under_way: usize,
     /// Something has been served, or could not be: without more to serve, the process has done its work.
     done: bool,
 }
@@ -126,49 +126,53 @@ struct Order<'h>(&'h Host);
 
 impl<'h> Order<'h> {
     fn begin(host: &'h Host) -> Self {
-        host.state().orders += 1;
+        host.orders.send_modify(|orders| orders.under_way += 1);
         Self(host)
     }
 }
 
 impl Drop for Order<'_> {
     fn drop(&mut self) {
-        self.0.state().orders -= 1;
-        self.0.changed.notify_one();
+        self.0.orders.send_modify(|orders| orders.under_way -= 1);
     }
 }
 
 impl Host {
     fn new(home: Home, client: Client, mounter: Mounter) -> Self {
-        Self { home, mounter, client, state: Mutex::default(), changed: Notify::new() }
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Self {
+            home,
+            mounter,
+            remotes: Remotes::new(client),
+            roster: Roster::default(),
+            orders: watch::Sender::default(),
+        }
     }
 
     /// Takes orders until nothing is left to serve.
     async fn serve(self: Arc<Self>, listener: UnixListener) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
-        let mut idle_max = IDLE_MAX;
+        let (mut replicas, mut orders) = (self.roster.changes(), self.orders.subscribe());
         loop {
+            let idle_max = if orders.borrow_and_update().done { Duration::ZERO } else { IDLE_MAX };
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => drop(tokio::spawn(self.clone().converse(stream))),
-                    Err(error) => tracing::warn!(%error, "the control socket cannot be accepted on"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the control socket cannot be accepted on");
+                        tokio::time::sleep(ACCEPT_AGAIN).await;
+                    }
                 },
-                () = self.changed.notified() => if self.state().done {
-                    idle_max = Duration::ZERO;
-                },
-                _ = terminate.recv() => self.detach_all().await,
+                () = replicas.next() => {}
+                // The sender lives as long as `self`.
+                _ = orders.changed() => {}
+                _ = terminate.recv() => drop(tokio::spawn(self.clone().detach_all())),
                 () = tokio::time::sleep(idle_max), if self.is_idle() => return Ok(()),
             }
         }
     }
 
     fn is_idle(&self) -> bool {
-        let state = self.state();
-        state.served.is_empty() && state.orders == 0
+        self.roster.is_empty() && self.orders.borrow().under_way == 0
     }
 
     async fn converse(self: Arc<Self>, stream: UnixStream) {
@@ -177,9 +181,17 @@ impl Host {
             return;
         }
         let mut line = Line::new(stream);
-        while let Ok(Some(request)) = line.receive::<Request>().await {
+        loop {
+            let asked = match line.receive::<Request>().await {
+                Ok(Some(request)) => Ok(request),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error),
+                Ok(None) | Err(_) => return,
+            };
             let order = Order::begin(&self);
-            let answer = self.clone().carry_out(request).await;
+            let answer = match asked {
+                Ok(request) => self.carry_out(request).await,
+                Err(error) => Answer::Failed(Failure::Other(format!("the order is not understood: {error}"))),
+            };
             let sent = line.send(&answer).await;
             drop(order);
             if sent.is_err() {
@@ -188,80 +200,42 @@ impl Host {
         }
     }
 
-    async fn carry_out(self: Arc<Self>, request: Request) -> Answer {
+    async fn carry_out(self: &Arc<Self>, request: Request) -> Answer {
         let outcome = match request {
+            Request::Hello => return Answer::Hello { protocol: PROTOCOL },
+            Request::Status => {
+                return Answer::Status(self.roster.serving().iter().map(|served| served.report()).collect());
+            }
             Request::Attach(spec) => self.attach(*spec).await,
             Request::Detach { id } => self.detach(&id).await,
             Request::Addresses { peer, addresses } => {
-                if let Some(remote) = self.state().remotes.get(&peer) {
-                    remote.set_addresses(addresses);
-                }
+                self.remotes.moved(peer, addresses);
                 Ok(())
-            }
-            Request::Status => {
-                let served: Vec<_> = self.state().served.values().cloned().collect();
-                return Answer::Status(served.iter().map(|served| served.report()).collect());
             }
         };
         outcome.map_or_else(Answer::Failed, |()| Answer::Done)
     }
 
-    /// The order goes on when whoever gave it is gone: a mount half made would be worse than one nobody asked about.
-    async fn attach(self: Arc<Self>, spec: Spec) -> Result<(), Failure> {
-        let remote = {
-            let mut state = self.state();
-            if state.served.contains_key(&spec.id) {
-                return Ok(());
-            }
-            state
-                .remotes
-                .entry(spec.peer)
-                .or_insert_with(|| Remote::new(&self.client, spec.peer, spec.addresses.clone()))
-                .clone()
-        };
+    async fn attach(self: &Arc<Self>, spec: Spec) -> Result<(), Failure> {
         let (id, host) = (spec.id.clone(), self.clone());
-        let started = tokio::spawn(async move { Served::start(&host, spec, remote).await }).await;
-        let started = started.unwrap_or_else(|died| Err(Failure::Other(died.to_string())));
-        let mut state = self.state();
-        state.done = true;
-        let served = Arc::new(started?);
-        state.served.insert(id, served.clone());
-        drop(state);
-        tokio::spawn(self.clone().watch(served));
-        Ok(())
+        let remote = self.remotes.hold(spec.peer, &spec.addresses);
+        let start = |cancel| async move { Served::start(&host, spec, remote, &cancel).await };
+        let attached = self.roster.attach(&id, start).await;
+        self.orders.send_modify(|orders| orders.done = true);
+        attached
     }
 
     async fn detach(&self, id: &str) -> Result<(), Failure> {
-        let served = self.state().served.get(id).cloned().ok_or(Failure::NoSuchReplica)?;
-        served.unmount().await?;
-        self.forget(&served);
-        Ok(())
+        let detached = self.roster.detach(id).await;
+        self.orders.send_modify(|orders| orders.done = true);
+        detached
     }
 
-    async fn detach_all(&self) {
-        let served: Vec<_> = self.state().served.keys().cloned().collect();
-        for id in served {
+    async fn detach_all(self: Arc<Self>) {
+        for id in self.roster.ids() {
             if let Err(failure) = self.detach(&id).await {
                 tracing::warn!(replica = id, %failure, "stays mounted");
             }
         }
-    }
-
-    /// Stops serving what is no longer mounted, also when somebody unmounted it by hand.
-    async fn watch(self: Arc<Self>, served: Arc<Served>) {
-        served.ended().await;
-        self.forget(&served);
-    }
-
-    fn forget(&self, served: &Served) {
-        let mut state = self.state();
-        state.served.remove(&served.spec().id);
-        let peer = served.spec().peer;
-        if !state.served.values().any(|other| other.spec().peer == peer) {
-            // An attach under way holds its own handle on the connection.
-            state.remotes.remove(&peer);
-        }
-        drop(state);
-        self.changed.notify_one();
     }
 }

@@ -3,10 +3,11 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use twinshare_fs::filesystem::{Owner, TreeView};
 use twinshare_fs::fuse::{MountError, MountOptions, MountedRoot, UnmountError};
 use twinshare_fs::manifest::{self, Arrival, EntryIndex, FetchError, LeftOut, Manifest};
@@ -18,10 +19,10 @@ use twinshare_transport::client::Remote;
 use super::control::{Failure, Report};
 use super::place;
 use super::process::Host;
-use super::spec::Spec;
-use crate::api::wire::{
-    self, ReplicaKind, ReplicaLeftOut, ReplicaLeftOutEntry, ReplicaProgress, ReplicaRoot,
-};
+use super::remotes::HeldRemote;
+use super::roster::{Life, NotStarted};
+use super::spec::{self, Spec};
+use crate::api::wire::{self, ReplicaLeftOut, ReplicaLeftOutEntry, ReplicaProgress, ReplicaRoot};
 
 /// How long the first part of the manifest may take to arrive.
 const MANIFEST_WITHIN: Duration = Duration::from_secs(30);
@@ -29,21 +30,28 @@ const MANIFEST_WITHIN: Duration = Duration::from_secs(30);
 /// Between two tries to unmount a companion that is in use when its workspace is gone already.
 const COMPANION_RETRY: Duration = Duration::from_secs(2);
 
+/// How long what has arrived may take to get to the disk once nothing is mounted any more.
+const CLOSED_WITHIN: Duration = Duration::from_secs(10);
+
 /// Entries that are named of those that a snapshot lacks; the rest is counted.
 const LEFT_OUT_SHOWN: usize = 20;
+
+/// Bytes of the names and reasons shown at most: they are the peer's, and go into every report.
+const LEFT_OUT_BYTES_MAX: usize = 2048;
 
 /// A replica with its mounts.
 pub(super) struct Served {
     spec: Spec,
     replica: Arc<Replica>,
-    remote: Remote,
+    remote: HeldRemote,
     /// Completes the manifest for as long as this lives.
     fetched: manifest::Fetched,
-    /// The workspace's first. Those unmounted are gone from the list.
-    mounts: Mutex<Vec<Arc<MountedRoot>>>,
-    /// Held by whoever unmounts: the end of the workspace's mount wakes [`ended`](Self::ended) while an order to
-    /// detach is still at the companions, and of two who unmount the same one the second would fail.
-    unmounting: tokio::sync::Mutex<()>,
+    /// The workspace's first.
+    mounts: Vec<Arc<MountedRoot>>,
+    /// How many of them have been unmounted, from the first on. Held by whoever unmounts: the end of the workspace's
+    /// mount wakes [`over`](Life::over) while an order to detach is still at the companions, and of two who unmount
+    /// the same one the second would fail.
+    unmounted: tokio::sync::Mutex<usize>,
     roots: Vec<ReplicaRoot>,
     /// What the snapshot lacks, once its manifest is complete.
     left_out: OnceLock<Option<ReplicaLeftOut>>,
@@ -51,97 +59,54 @@ pub(super) struct Served {
 
 impl Served {
     /// Opens the replica and mounts its roots; returns when the workspace's root can be listed. What it mounted before
-    /// it failed is unmounted again.
-    pub(super) async fn start(host: &Host, spec: Spec, remote: Remote) -> Result<Self, Failure> {
-        let snapshot = spec.snapshot_id().map_err(|error| Failure::Other(error.to_string()))?;
-        let places =
-            Places { mount_point: spec.mount_point.clone(), home: host.home.clone(), id: spec.id.clone() };
-        let layout = {
-            let (mounter, spec, places) = (host.mounter.clone(), spec.clone(), places.clone());
-            blocking(move || {
-                for at in places.left_mounted() {
-                    mounter.sweep_dead(&at).map_err(|error| Failure::Other(error.to_string()))?;
-                }
-                layout(&places, spec.kind)
-            })
-            .await?
-        };
-        let origin = remote.origin(snapshot);
-        let fetched =
-            tokio::time::timeout(MANIFEST_WITHIN, manifest::fetch(origin.clone(), &layout.manifest_path()))
-                .await
-                .map_err(|_| Failure::Unreachable("the manifest did not arrive in time".into()))?
-                .map_err(from_fetch)?;
-        let manifest = fetched.manifest.clone();
-        let mut config = ReplicaConfig::new(layout);
-        config.when_gone = spec.when_gone;
-        let (opened, runtime) = (manifest.clone(), Handle::current());
-        let replica =
-            blocking(move || Replica::open(config, opened, origin, runtime).map_err(from_replica)).await?;
-        let roots = roots(&manifest, &places);
-        let (mounts, unmounting) = Default::default();
-        let served =
-            Self { spec, replica, remote, fetched, mounts, unmounting, roots, left_out: OnceLock::new() };
-        match served.mount(host).await {
-            Ok(()) => Ok(served),
-            Err(failure) => {
-                if let Err(left) = served.unmount().await {
-                    tracing::warn!(replica = served.spec.id, failure = %left, "a root stays mounted");
-                }
-                Err(failure)
+    /// it failed, or was cancelled, is unmounted again.
+    pub(super) async fn start(
+        host: &Host,
+        spec: Spec,
+        remote: HeldRemote,
+        cancel: &CancellationToken,
+    ) -> Result<Self, NotStarted<Self>> {
+        let Opened { replica, fetched, roots } = Opened::open(host, &spec, &remote.remote, cancel).await?;
+        let mut mounts = Vec::new();
+        let mut outcome = Ok(());
+        for (root, index) in roots.iter().zip(0u32..) {
+            let view = TreeView::new(replica.clone(), EntryIndex(index), Owner::of_this_process());
+            outcome = if cancel.is_cancelled() {
+                Err(Failure::Cancelled)
+            } else {
+                mount(host, &spec, view, &root.local).await.map(|mounted| mounts.push(Arc::new(mounted)))
+            };
+            if outcome.is_err() {
+                break;
             }
         }
-    }
-
-    async fn mount(&self, host: &Host) -> Result<(), Failure> {
-        for (index, root) in self.roots.iter().enumerate() {
-            let view =
-                TreeView::new(self.replica.clone(), EntryIndex(index as u32), Owner::of_this_process());
-            let name = format!("{}/{}", self.spec.peer_name, self.spec.workspace);
-            let options = MountOptions { name, allow_other: false };
-            let (mounter, at, runtime) =
-                (host.mounter.clone(), PathBuf::from(&root.local), Handle::current());
-            let mounted = blocking(move || {
-                std::fs::create_dir_all(&at).map_err(|error| Failure::Directory(error.to_string()))?;
-                mounter.mount(view, &at, &options, runtime).map_err(from_mount)
-            })
-            .await?;
-            self.mounts().push(Arc::new(mounted));
-        }
-        Ok(())
-    }
-
-    fn mounts(&self) -> std::sync::MutexGuard<'_, Vec<Arc<MountedRoot>>> {
-        self.mounts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn spec(&self) -> &Spec {
-        &self.spec
-    }
-
-    /// Unmounts the roots, the workspace first: while somebody works there, everything stays. Stops at the first that
-    /// is busy; asked again, it goes on from there.
-    pub(super) async fn unmount(&self) -> Result<(), Failure> {
-        let _one_at_a_time = self.unmounting.lock().await;
-        loop {
-            let Some(first) = self.mounts().first().cloned() else { return Ok(()) };
-            let going = first.clone();
-            blocking(move || going.unmount().map_err(from_unmount)).await?;
-            self.mounts().retain(|mount| !Arc::ptr_eq(mount, &first));
+        let served = Self {
+            spec,
+            replica,
+            remote,
+            fetched,
+            mounts,
+            unmounted: tokio::sync::Mutex::default(),
+            roots,
+            left_out: OnceLock::new(),
+        };
+        match outcome {
+            Ok(()) => Ok(served),
+            Err(failure) => Err(NotStarted { left: served.undo().await, failure }),
         }
     }
 
-    /// Returns when no root is mounted any more. When the workspace has been unmounted, here or by hand, its companions
-    /// follow as soon as nobody uses them.
-    pub(super) async fn ended(&self) {
-        let workspace = self.mounts().first().cloned();
-        if let Some(workspace) = workspace {
-            let end = workspace.ended().await;
-            tracing::info!(replica = self.spec.id, ?end, "its mount has ended");
-        }
-        while let Err(failure) = self.unmount().await {
-            tracing::debug!(replica = self.spec.id, %failure, "a companion stays mounted for now");
-            tokio::time::sleep(COMPANION_RETRY).await;
+    /// Unmounts what was mounted; what cannot be unmounted stays served.
+    async fn undo(self) -> Option<Self> {
+        match self.unmount().await {
+            Ok(()) => {
+                self.over().await;
+                None
+            }
+            Err(left) => {
+                tracing::warn!(replica = self.spec.id, failure = %left, "a root stays mounted");
+                Some(self)
+            }
         }
     }
 
@@ -156,13 +121,12 @@ impl Served {
     /// What the node wants to know.
     pub(super) fn report(&self) -> Report {
         let status = self.replica.status();
-        let availability = match *self.remote.availability().borrow() {
+        let availability = match *self.remote.remote.availability().borrow() {
             Availability::Reachable => wire::Availability::Reachable,
             Availability::Gone { .. } => wire::Availability::Gone,
         };
         Report {
             id: self.spec.id.clone(),
-            roots: self.roots.clone(),
             left_out: self.left_out().clone(),
             progress: ReplicaProgress {
                 files_total: status.files.total,
@@ -176,6 +140,101 @@ impl Served {
     }
 }
 
+impl Life for Served {
+    /// Unmounts the roots, the workspace first: while somebody works there, everything stays. Stops at the first that
+    /// is busy; asked again, it goes on from there.
+    async fn unmount(&self) -> Result<(), Failure> {
+        let mut unmounted = self.unmounted.lock().await;
+        while let Some(mount) = self.mounts.get(*unmounted) {
+            let mount = mount.clone();
+            blocking(move || mount.unmount().map_err(from_unmount)).await?;
+            *unmounted += 1;
+        }
+        Ok(())
+    }
+
+    /// When the workspace has been unmounted, here or by hand, its companions follow as soon as nobody uses them.
+    async fn over(&self) {
+        if let Some(workspace) = self.mounts.first() {
+            let end = workspace.ended().await;
+            tracing::info!(replica = self.spec.id, ?end, "its mount has ended");
+        }
+        while let Err(failure) = self.unmount().await {
+            tracing::debug!(replica = self.spec.id, %failure, "a companion stays mounted for now");
+            tokio::time::sleep(COMPANION_RETRY).await;
+        }
+        for companion in self.mounts.iter().skip(1) {
+            companion.ended().await;
+        }
+        if tokio::time::timeout(CLOSED_WITHIN, self.replica.close()).await.is_err() {
+            tracing::warn!(replica = self.spec.id, "what has arrived is not on the disk yet");
+        }
+    }
+}
+
+/// A replica that can be mounted.
+struct Opened {
+    replica: Arc<Replica>,
+    fetched: manifest::Fetched,
+    roots: Vec<ReplicaRoot>,
+}
+
+impl Opened {
+    /// Removes dead mounts, opens the replica and notes its roots. When it returns, nothing writes to the replica's
+    /// directory but what it returns.
+    async fn open(
+        host: &Host,
+        spec: &Spec,
+        remote: &Remote,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Failure> {
+        let snapshot = spec.snapshot_id().map_err(|error| Failure::Other(error.to_string()))?;
+        let places =
+            Places { mount_point: spec.mount_point.clone(), home: host.home.clone(), id: spec.id.clone() };
+        let layout = {
+            let (mounter, spec, places) = (host.mounter.clone(), spec.clone(), places.clone());
+            blocking(move || {
+                for at in places.left_mounted() {
+                    mounter.sweep_dead(&at).map_err(from_unmount)?;
+                }
+                layout(&places, &spec)
+            })
+            .await?
+        };
+        let origin = remote.origin(snapshot);
+        let path = layout.manifest_path();
+        let fetching = tokio::time::timeout(MANIFEST_WITHIN, manifest::fetch(origin.clone(), &path));
+        let fetched = tokio::select! {
+            fetched = fetching => fetched
+                .map_err(|_| Failure::Unreachable("the manifest did not arrive in time".into()))?
+                .map_err(from_fetch)?,
+            () = cancel.cancelled() => return Err(Failure::Cancelled),
+        };
+        let manifest = fetched.manifest.clone();
+        let roots = roots(&manifest, &places);
+        let mut config = ReplicaConfig::new(layout);
+        config.when_gone = spec.when_gone;
+        let (runtime, state, noted) = (Handle::current(), host.home.replica(&spec.id), roots.clone());
+        let replica = blocking(move || {
+            spec::save_roots(&state, &noted).map_err(|error| Failure::Other(chain(&error)))?;
+            Replica::open(config, manifest, origin, runtime).map_err(from_replica)
+        })
+        .await?;
+        Ok(Self { replica, fetched, roots })
+    }
+}
+
+async fn mount(host: &Host, spec: &Spec, view: TreeView, at: &str) -> Result<MountedRoot, Failure> {
+    let name = format!("{}/{}", spec.peer_name, spec.workspace);
+    let options = MountOptions { name, allow_other: false };
+    let (mounter, at, runtime) = (host.mounter.clone(), PathBuf::from(at), Handle::current());
+    blocking(move || {
+        std::fs::create_dir_all(&at).map_err(|error| Failure::Directory(error.to_string()))?;
+        mounter.mount(view, &at, &options, runtime).map_err(from_mount)
+    })
+    .await
+}
+
 /// What of a complete manifest is missing, with the paths it would have here.
 fn left_out(manifest: &Manifest, roots: &[ReplicaRoot]) -> Option<ReplicaLeftOut> {
     let list = manifest.left_out();
@@ -186,7 +245,12 @@ fn left_out(manifest: &Manifest, roots: &[ReplicaRoot]) -> Option<ReplicaLeftOut
         Path::new(root).join(OsStr::from_bytes(&item.path)).to_string_lossy().into_owned()
     };
     let entry = |item: &&LeftOut| ReplicaLeftOutEntry { path: path(item), reason: item.reason.to_string() };
-    let first = content.iter().take(LEFT_OUT_SHOWN).map(entry).collect();
+    let mut bytes = 0;
+    let fits = |entry: &ReplicaLeftOutEntry| {
+        bytes += entry.path.len() + entry.reason.len();
+        bytes <= LEFT_OUT_BYTES_MAX
+    };
+    let first = content.iter().take(LEFT_OUT_SHOWN).map(entry).take_while(fits).collect();
     (total > 0).then_some(ReplicaLeftOut { total, first })
 }
 
@@ -212,10 +276,10 @@ impl Places {
     }
 }
 
-fn layout(places: &Places, kind: ReplicaKind) -> Result<Layout, Failure> {
-    let opened = match kind {
-        ReplicaKind::Clone => Layout::clone_at(&places.mount_point),
-        ReplicaKind::View => Layout::view_in(&place::view_data(&places.home, &places.id)),
+fn layout(places: &Places, spec: &Spec) -> Result<Layout, Failure> {
+    let opened = match &spec.replica_directory {
+        Some(name) => Layout::clone_as(&places.mount_point, name),
+        None => Layout::view_in(&place::view_data(&places.home, &places.id)),
     };
     opened.map_err(|error| match error {
         LayoutError::NotEmpty { .. } | LayoutError::InUse { .. } => Failure::Directory(error.to_string()),

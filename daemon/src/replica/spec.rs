@@ -3,30 +3,44 @@
 //! One JSON file per replica in the node's state. It holds all a process needs to serve the replica when the node is
 //! not running, and all the node needs to start the process again: nothing else about a replica is kept.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use twinshare_fs::manifest::SnapshotId;
 use twinshare_fs::replica::WhenGone;
 use twinshare_transport::identity::PeerId;
 
-use crate::api::wire::{ReplicaKind, UnixTime};
+use crate::api::wire::{ReplicaKind, ReplicaRoot, UnixTime};
 
-/// The key of the process that serves all views, in place of a clone's id.
-pub const VIEWS: &str = "views";
+/// The key of the process that serves all views, in place of a clone's id. It ends in the number of
+/// [the protocol](super::control::PROTOCOL), so that a process of another one is not asked for new views.
+pub const VIEWS: &str = "views-1";
+
+/// The version of what is written here. What a later one adds is ignored; one that cannot be ignored raises it.
+pub const VERSION: u32 = 1;
 
 /// Name of the file in the replica's state directory.
 const FILE: &str = "spec.json";
 
+/// Name of the file beside it that names the replica's roots.
+const ROOTS: &str = "roots.json";
+
+/// Bytes of a file here at most: 64 roots of 4,095 bytes each, which JSON may write as six.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
 /// One replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Spec {
+    /// [`VERSION`] of whoever wrote it.
+    pub version: u32,
     /// Names its directories and, for a clone, its process.
     pub id: String,
+    /// The key of the process that serves it.
+    pub process: String,
     /// View or clone.
     pub kind: ReplicaKind,
     /// Whose workspace.
@@ -43,18 +57,24 @@ pub struct Spec {
     pub mount_point: PathBuf,
     /// True when the node made the mount point, and removes it again.
     pub made_mount_point: bool,
+    /// The name of a clone's replica directory below its mount point: it alone is removed with the clone.
+    #[serde(default)]
+    pub replica_directory: Option<String>,
     /// What reads do while the peer is gone.
     pub when_gone: WhenGone,
     /// When it was made.
     pub created_at: UnixTime,
+    /// It was unmounted, and what is left of it is to be removed: it is never served again.
+    #[serde(default)]
+    pub ended: bool,
 }
 
 impl Spec {
-    /// The key of the process that serves it.
-    pub fn process(&self) -> &str {
-        match self.kind {
-            ReplicaKind::View => VIEWS,
-            ReplicaKind::Clone => &self.id,
+    /// The key of the process that serves a new replica.
+    pub fn process_for(kind: ReplicaKind, id: &str) -> String {
+        match kind {
+            ReplicaKind::View => VIEWS.to_owned(),
+            ReplicaKind::Clone => id.to_owned(),
         }
     }
 
@@ -66,20 +86,48 @@ impl Spec {
 
     /// Reads the spec in a replica's state directory.
     pub fn load(directory: &Path) -> io::Result<Self> {
-        let text = std::fs::read(directory.join(FILE))?;
-        serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))
+        let spec: Self = read(&directory.join(FILE))?;
+        match spec.version {
+            ..=VERSION => Ok(spec),
+            newer => {
+                Err(invalid(format!("it is of version {newer}, written by a newer twinshare: install that")))
+            }
+        }
     }
 
     /// Writes it there, atomically and durably, readable by this user alone.
     pub fn save(&self, directory: &Path) -> io::Result<()> {
-        let temporary = directory.join(format!("{FILE}.new"));
-        let mut file =
-            std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, directory.join(FILE))?;
-        std::fs::File::open(directory)?.sync_all()
+        write(directory, FILE, self)
     }
+}
+
+/// Writes beside the spec which roots the replica has, as its process does once it knows the manifest.
+pub fn save_roots(directory: &Path, roots: &[ReplicaRoot]) -> io::Result<()> {
+    write(directory, ROOTS, &roots)
+}
+
+/// The roots of the replica; none before its manifest is known.
+pub fn load_roots(directory: &Path) -> io::Result<Vec<ReplicaRoot>> {
+    match read(&directory.join(ROOTS)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
+    serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))
+}
+
+fn write<T: Serialize>(directory: &Path, name: &str, document: &T) -> io::Result<()> {
+    let temporary = directory.join(format!("{name}.new"));
+    let mut file =
+        std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&serde_json::to_vec_pretty(document)?)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, directory.join(name))?;
+    std::fs::File::open(directory)?.sync_all()
 }
 
 /// All replicas under the node's directory of them, by creation; a directory without a readable spec is the rest of
@@ -110,19 +158,7 @@ mod tests {
     use super::*;
 
     fn spec(id: &str, at: i64) -> Spec {
-        Spec {
-            id: id.into(),
-            kind: ReplicaKind::Clone,
-            peer: PeerId([7; 32]),
-            peer_name: "anna".into(),
-            addresses: vec!["[fe80::1%2]:37778".parse().unwrap()],
-            workspace: "demo".into(),
-            snapshot: "ab".repeat(32),
-            mount_point: "/home/b/demo".into(),
-            made_mount_point: true,
-            when_gone: WhenGone::default(),
-            created_at: UnixTime(at),
-        }
+        Spec { created_at: UnixTime(at), ..crate::replica::testing::spec(id) }
     }
 
     #[test]
@@ -137,9 +173,33 @@ mod tests {
         std::fs::create_dir(directory.path().join("empty")).unwrap();
         assert_eq!(load_all(directory.path()), [spec("b", 1), spec("a", 2)]);
         assert_eq!(spec("a", 1).snapshot_id().unwrap().to_string(), "ab".repeat(32));
-        assert_eq!(
-            (spec("a", 1).process(), Spec { kind: ReplicaKind::View, ..spec("a", 1) }.process()),
-            ("a", "views")
-        );
+        assert_eq!(VIEWS, format!("views-{}", crate::replica::control::PROTOCOL));
+    }
+
+    #[test]
+    fn a_spec_of_another_version_is_read_or_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let check = |change: fn(&mut serde_json::Value), expected: Result<Spec, &str>| {
+            let mut document = serde_json::to_value(spec("a", 1)).unwrap();
+            change(&mut document);
+            std::fs::write(directory.path().join(FILE), document.to_string()).unwrap();
+            let read = Spec::load(directory.path()).map_err(|error| error.to_string());
+            match expected {
+                Ok(expected) => assert_eq!(read, Ok(expected)),
+                Err(part) => assert!(read.as_ref().is_err_and(|error| error.contains(part)), "{read:?}"),
+            }
+        };
+        check(|document| document["colour"] = "red".into(), Ok(spec("a", 1)));
+        check(|document| document["version"] = 2.into(), Err("newer twinshare"));
+        check(|document| drop(document.as_object_mut().unwrap().remove("id")), Err("id"));
+    }
+
+    #[test]
+    fn roots_are_kept_beside_the_spec() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(load_roots(directory.path()).unwrap(), []);
+        let roots = vec![ReplicaRoot { origin: "\u{1}".repeat(4095), local: "/m".into() }; 64];
+        save_roots(directory.path(), &roots).unwrap();
+        assert_eq!(load_roots(directory.path()).unwrap(), roots);
     }
 }

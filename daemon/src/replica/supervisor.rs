@@ -1,21 +1,27 @@
-//! Keeps replica processes running: starts them, notices when they end, repairs what they leave, starts them again.
+//! Keeps replica processes running: starts them, gives them orders, notices when they end, repairs what they leave.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::process::Command;
-use twinshare_fs::fuse;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use twinshare_fs::fuse::{self, UnmountError};
 
-use super::control::{self, ANSWER_WITHIN, Answer, Failure, Report, Request};
+use super::claims::{Claim, Claims};
+use super::control::{self, ANSWER_WITHIN, Answer, Failure, PROTOCOL, Report, Request};
 use super::spec::Spec;
 use super::{ATTACH_WITHIN, LOG};
 use crate::api::replica_control::BoxFuture;
 use crate::home::Home;
+
+mod repair;
 
 /// How long a new process may take until its socket answers.
 const START_WITHIN: Duration = Duration::from_secs(10);
@@ -23,23 +29,25 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks at a socket that does not answer yet.
 const START_POLL: Duration = Duration::from_millis(5);
 
-/// The pause before the first new start of a process that died; it doubles with each further death.
-const RESTART_AFTER: Duration = Duration::from_millis(200);
+/// How long a process may take to unmount, or to say why it does not.
+const DETACH_WITHIN: Duration = Duration::from_secs(20);
 
-/// Deaths within [`DEATHS_WITHIN`] after which a replica is left alone and shown as failed.
-const DEATHS_MAX: usize = 5;
-
-/// The span over which deaths are counted.
-const DEATHS_WITHIN: Duration = Duration::from_secs(600);
+/// Between two orders to give up an attempt: the first may have overtaken the order that it cancels.
+const CANCEL_AGAIN: Duration = Duration::from_millis(200);
 
 /// Starts and watches the processes of one node.
+///
+/// Everything that changes what is mounted is done under the [`Claim`] on its mount point.
 pub(super) struct Supervisor {
     home: Home,
     this: Weak<Self>,
+    pub(super) claims: Claims,
+    /// One start at a time for each process, by its directory: two requests must not start the same one twice.
+    starts: Claims,
     /// Held for map operations only and never across an `.await`.
     state: Mutex<State>,
-    /// One start at a time for each process: two requests must not start the same one twice.
-    starting: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Rung when a peer is heard of again: what could not be served for want of it may be now.
+    hurry: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -47,13 +55,38 @@ struct State {
     processes: HashMap<String, Process>,
     /// Replicas that should be served, by id.
     wanted: HashMap<String, Spec>,
+    /// Those of them that are being attached now.
+    starting: HashSet<String>,
+    /// Those that are tried again and again.
+    repaired: HashSet<String>,
     /// What keeps a wanted replica from being served.
     trouble: HashMap<String, String>,
+    /// When each process died.
     deaths: HashMap<String, Vec<Instant>>,
 }
 
 struct Process {
     pid: u32,
+    protocol: u32,
+}
+
+/// What a process tells about its replicas.
+pub(super) enum Reports {
+    /// These are mounted and served.
+    Told(Vec<Report>),
+    /// It does not run.
+    Absent,
+    /// It runs and does not answer.
+    Silent,
+}
+
+/// How a replica was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// Nothing of it is left.
+    Over,
+    /// It is no longer mounted, but copies of the mount are still served from its data.
+    Leaving,
 }
 
 impl Supervisor {
@@ -61,8 +94,10 @@ impl Supervisor {
         Arc::new_cyclic(|this| Self {
             home,
             this: this.clone(),
+            claims: Claims::default(),
+            starts: Claims::default(),
             state: Mutex::default(),
-            starting: Mutex::default(),
+            hurry: Arc::default(),
         })
     }
 
@@ -80,23 +115,33 @@ impl Supervisor {
         self.state().trouble.get(id).cloned()
     }
 
-    /// True while a replica is wanted and not known to be served or to fail.
+    /// True while a replica is being attached.
     pub(super) fn is_starting(&self, id: &str) -> bool {
-        self.state().wanted.contains_key(id)
+        self.state().starting.contains(id)
     }
 
-    /// What the process tells about its replicas; `None` when it does not run or does not answer.
-    pub(super) async fn reports(&self, process: &str) -> Option<Vec<Report>> {
+    /// What the process tells about its replicas.
+    pub(super) async fn reports(&self, process: &str) -> Reports {
         match control::ask(&self.home, process, &Request::Status, ANSWER_WITHIN).await {
-            Ok(Answer::Status(reports)) => Some(reports),
-            Ok(Answer::Done | Answer::Failed(_)) | Err(_) => None,
+            Ok(Answer::Status(reports)) => Reports::Told(reports),
+            Err(error) if is_absent(&error) => Reports::Absent,
+            Ok(Answer::Hello { .. } | Answer::Done | Answer::Failed(_)) | Err(_) => Reports::Silent,
         }
     }
 
-    /// Has a replica served: by the process that does so already, or by a new one. Returns when its mount answers.
-    pub(super) async fn serve(&self, spec: &Spec) -> Result<(), Failure> {
-        self.state().wanted.insert(spec.id.clone(), spec.clone());
-        let served = self.serve_once(spec).await;
+    /// Tells a process where a peer is now. One that does not answer learns it when it is started again.
+    pub(super) async fn tell(&self, process: &str, request: &Request) {
+        if let Err(error) = control::ask(&self.home, process, request, ANSWER_WITHIN).await {
+            tracing::debug!(process, %error, "a replica process does not take an order");
+        }
+    }
+
+    /// Has a replica served: by the process that does so already, or by a new one. Returns when its mount answers. When
+    /// the claim is to be given up meanwhile, the attempt is cancelled; whether something of it is left,
+    /// [`stop`](Self::stop) finds out.
+    pub(super) async fn serve(&self, spec: &Spec, claim: &Claim) -> Result<(), Failure> {
+        let _starting = Starting::begin(self, spec);
+        let served = self.serve_until(spec, claim.stop()).await;
         let mut state = self.state();
         match &served {
             Ok(()) => drop(state.trouble.remove(&spec.id)),
@@ -105,101 +150,121 @@ impl Supervisor {
         served
     }
 
-    async fn serve_once(&self, spec: &Spec) -> Result<(), Failure> {
+    async fn serve_until(&self, spec: &Spec, stop: &CancellationToken) -> Result<(), Failure> {
+        let mut serving = std::pin::pin!(self.serve_once(spec, stop));
+        tokio::select! {
+            served = &mut serving => return served,
+            () = stop.cancelled() => {}
+        }
+        // Until the order has come to its end, it could still be carried out behind the back of whoever stops it.
+        loop {
+            let detach = self.detach(spec);
+            tokio::select! {
+                _ = &mut serving => return Err(Failure::Cancelled),
+                _ = detach => {}
+            }
+            tokio::select! {
+                _ = &mut serving => return Err(Failure::Cancelled),
+                () = tokio::time::sleep(CANCEL_AGAIN) => {}
+            }
+        }
+    }
+
+    async fn serve_once(&self, spec: &Spec, stop: &CancellationToken) -> Result<(), Failure> {
         let request = Request::Attach(Box::new(spec.clone()));
-        match self.order(spec, &request).await {
+        match self.order(spec, &request, stop).await {
             // A process that had just decided to end took the order with it; the next one has all its life before it.
-            Err(error) if is_absent(&error) => self.order(spec, &request).await,
+            Err(error) if is_absent(&error) => self.order(spec, &request, stop).await,
             answered => answered,
         }
         .map_err(|error| {
-            let log = log_path(&self.home, spec.process());
+            let log = log_path(&self.home, &spec.process);
             Failure::Other(format!("the replica process broke off ({error}); its log is {}", log.display()))
         })?
     }
 
-    async fn order(&self, spec: &Spec, request: &Request) -> io::Result<Result<(), Failure>> {
-        self.ensure_process(spec.process()).await?;
-        match control::ask(&self.home, spec.process(), request, ATTACH_WITHIN).await? {
+    async fn order(
+        &self,
+        spec: &Spec,
+        request: &Request,
+        stop: &CancellationToken,
+    ) -> io::Result<Result<(), Failure>> {
+        let protocol = self.ensure_process(&spec.process).await?;
+        if stop.is_cancelled() {
+            return Ok(Err(Failure::Cancelled));
+        }
+        if protocol != PROTOCOL {
+            let why = "its process is of another version of twinshare: unmount it, and mount it again";
+            return Ok(Err(Failure::Other(why.into())));
+        }
+        match control::ask(&self.home, &spec.process, request, ATTACH_WITHIN).await? {
             Answer::Done => Ok(Ok(())),
             Answer::Failed(failure) => Ok(Err(failure)),
-            Answer::Status(_) => Err(io::ErrorKind::InvalidData.into()),
+            Answer::Status(_) | Answer::Hello { .. } => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
-    /// Unmounts a replica and no longer wants it served.
-    pub(super) async fn stop(&self, spec: &Spec) -> Result<(), Failure> {
-        let request = Request::Detach { id: spec.id.clone() };
-        match control::ask(&self.home, spec.process(), &request, ATTACH_WITHIN).await {
-            Ok(Answer::Done | Answer::Failed(Failure::NoSuchReplica)) => {}
-            Ok(Answer::Failed(failure)) => return Err(failure),
-            Ok(Answer::Status(_)) => {
-                return Err(Failure::Other("the replica process answered something else".into()));
-            }
-            Err(error) if is_absent(&error) => {}
-            Err(error) => {
-                return Err(Failure::Other(format!("the replica process does not answer: {error}")));
-            }
+    /// Unmounts a replica, undoing an attempt to attach it, and no longer wants it served. To be called under its claim.
+    pub(super) async fn stop(&self, spec: &Spec) -> Result<Stopped, Failure> {
+        let stopped = self.detach(spec).await?;
+        if stopped == Stopped::Over {
+            self.sweep(spec).await?;
         }
-        self.sweep(spec).await;
         let mut state = self.state();
         state.wanted.remove(&spec.id);
         state.trouble.remove(&spec.id);
-        state.deaths.remove(&spec.id);
-        Ok(())
+        Ok(stopped)
+    }
+
+    /// Has the replica's process unmount it.
+    pub(super) async fn detach(&self, spec: &Spec) -> Result<Stopped, Failure> {
+        let request = Request::Detach { id: spec.id.clone() };
+        match control::ask(&self.home, &spec.process, &request, DETACH_WITHIN).await {
+            Ok(Answer::Done | Answer::Failed(Failure::NoSuchReplica)) => Ok(Stopped::Over),
+            Ok(Answer::Failed(Failure::Leaving)) => Ok(Stopped::Leaving),
+            Ok(Answer::Failed(failure)) => Err(failure),
+            Ok(Answer::Status(_) | Answer::Hello { .. }) => {
+                Err(Failure::Other("the replica process answered something else".into()))
+            }
+            Err(error) if is_absent(&error) => Ok(Stopped::Over),
+            Err(error) => Err(Failure::Other(format!("the replica process does not answer: {error}"))),
+        }
     }
 
     /// Unmounts what a process that died has left of a replica. Touches nothing that is served.
-    async fn sweep(&self, spec: &Spec) {
-        let mut paths = vec![spec.mount_point.clone()];
-        let roots = self.home.replica(&spec.id).join("roots");
-        for entry in std::fs::read_dir(roots).into_iter().flatten().flatten() {
-            paths.push(entry.path());
-        }
-        for path in paths {
-            let at = path.clone();
-            match tokio::task::spawn_blocking(move || fuse::sweep_dead(&at)).await {
-                Ok(Ok(true)) => tracing::info!(path = %path.display(), "a dead mount was removed"),
-                Ok(Ok(false)) => {}
-                Ok(Err(error)) => {
-                    tracing::warn!(path = %path.display(), %error, "a dead mount cannot be removed")
-                }
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "a dead mount cannot be looked at")
-                }
-            }
-        }
+    async fn sweep(&self, spec: &Spec) -> Result<(), Failure> {
+        let (mount_point, roots) = (spec.mount_point.clone(), self.home.replica(&spec.id).join("roots"));
+        let swept = tokio::task::spawn_blocking(move || sweep(mount_point, &roots)).await;
+        swept.unwrap_or_else(|died| Err(Failure::Other(died.to_string())))
     }
 
-    /// Makes sure that the process called `key` runs, answers and is watched.
-    async fn ensure_process(&self, key: &str) -> io::Result<()> {
-        let one = self
-            .starting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(key.into())
-            .or_default()
-            .clone();
-        let _one = one.lock().await;
-        if control::connect(&self.home, key).await.is_ok() {
-            return self.watch(key).await;
+    /// Makes sure that the process called `key` runs, answers and is watched. Returns the protocol it speaks.
+    async fn ensure_process(&self, key: &str) -> io::Result<u32> {
+        let directory = self.home.replica(key);
+        let _one_at_a_time = self.starts.claim(&directory).await;
+        match self.watch(key).await {
+            Err(error) if is_absent(&error) => {}
+            watched => return watched,
         }
         let child = self.spawn(key)?;
         let pid = child.id();
         self.reap(key.to_owned(), child);
         tracing::info!(process = key, pid, "replica process started");
-        let deadline = tokio::time::Instant::now() + START_WITHIN;
-        while control::connect(&self.home, key).await.is_err() {
-            if tokio::time::Instant::now() > deadline {
-                let log = log_path(&self.home, key);
-                return Err(io::Error::other(format!(
-                    "the replica process did not start; its log is {}",
-                    log.display()
-                )));
+        let deadline = Instant::now() + START_WITHIN;
+        loop {
+            match self.watch(key).await {
+                Err(error) if is_absent(&error) && Instant::now() < deadline => {
+                    tokio::time::sleep(START_POLL).await;
+                }
+                Err(error) => {
+                    let log = log_path(&self.home, key);
+                    let why =
+                        format!("the replica process did not start ({error}); its log is {}", log.display());
+                    return Err(io::Error::other(why));
+                }
+                watched => return watched,
             }
-            tokio::time::sleep(START_POLL).await;
         }
-        self.watch(key).await
     }
 
     fn spawn(&self, key: &str) -> io::Result<tokio::process::Child> {
@@ -230,74 +295,70 @@ impl Supervisor {
     }
 
     /// Watches the process through a connection of its own, which ends with it; also one that an earlier node started.
-    async fn watch(&self, key: &str) -> io::Result<()> {
-        if self.state().processes.contains_key(key) {
-            return Ok(());
-        }
+    /// Returns the protocol it speaks.
+    async fn watch(&self, key: &str) -> io::Result<u32> {
         let (mut line, pid) = control::connect(&self.home, key).await?;
-        self.state().processes.insert(key.into(), Process { pid });
+        let known =
+            self.state().processes.get(key).filter(|known| known.pid == pid).map(|known| known.protocol);
+        if let Some(protocol) = known {
+            return Ok(protocol);
+        }
+        let protocol = match line.ask(&Request::Hello, ANSWER_WITHIN).await {
+            Ok(Answer::Hello { protocol }) => protocol,
+            // It does not know the question.
+            Ok(_) => 0,
+            Err(error) => return Err(error),
+        };
+        self.state().processes.insert(key.into(), Process { pid, protocol });
         let (this, key) = (self.this.clone(), key.to_owned());
         tokio::spawn(async move {
             // The process says nothing unasked: whatever comes is its end.
             let _ = line.receive::<Answer>().await;
             if let Some(this) = this.upgrade() {
-                this.ended(key).await;
+                this.ended(key, pid).await;
             }
         });
-        Ok(())
+        Ok(protocol)
     }
+}
 
-    /// Serves again what the process that ended has left dead. What was unmounted by hand stays unmounted.
-    fn ended(self: Arc<Self>, key: String) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            let wanted: Vec<Spec> = {
-                let mut state = self.state();
-                state.processes.remove(&key);
-                state.wanted.values().filter(|spec| spec.process() == key).cloned().collect()
-            };
-            for spec in wanted {
-                let at = spec.mount_point.clone();
-                if !tokio::task::spawn_blocking(move || is_dead(&at)).await.unwrap_or(false) {
-                    self.state().wanted.remove(&spec.id);
-                    continue;
-                }
-                let Some(pause) = self.count_death(&spec) else { continue };
-                tokio::time::sleep(pause).await;
-                if let Err(failure) = self.serve(&spec).await {
-                    tracing::warn!(replica = spec.id, %failure, "cannot be served again");
-                }
+/// A replica that is being attached, for whoever asks meanwhile.
+struct Starting<'s>(&'s Supervisor, String);
+
+impl<'s> Starting<'s> {
+    fn begin(supervisor: &'s Supervisor, spec: &Spec) -> Self {
+        let mut state = supervisor.state();
+        state.wanted.insert(spec.id.clone(), spec.clone());
+        state.starting.insert(spec.id.clone());
+        drop(state);
+        Self(supervisor, spec.id.clone())
+    }
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.0.state().starting.remove(&self.1);
+    }
+}
+
+/// Unmounts what is dead of the workspace and its companions. Blocks.
+fn sweep(mount_point: PathBuf, roots: &Path) -> Result<(), Failure> {
+    let roots = std::fs::read_dir(roots).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in [mount_point].into_iter().chain(roots) {
+        match fuse::sweep_dead(&path) {
+            Ok(true) => tracing::info!(path = %path.display(), "a dead mount was removed"),
+            Ok(false) => {}
+            Err(UnmountError::Busy { holders, .. }) => {
+                return Err(Failure::Busy(holders.iter().map(ToString::to_string).collect()));
             }
-        })
-    }
-
-    /// How long to wait before the next start; `None` when there have been too many.
-    fn count_death(&self, spec: &Spec) -> Option<Duration> {
-        let now = Instant::now();
-        let mut state = self.state();
-        let deaths = state.deaths.entry(spec.id.clone()).or_default();
-        deaths.retain(|at| now.duration_since(*at) < DEATHS_WITHIN);
-        deaths.push(now);
-        let count = deaths.len();
-        if count > DEATHS_MAX {
-            let trouble = format!(
-                "its process died {count} times in {} minutes; its log is {}",
-                DEATHS_WITHIN.as_secs() / 60,
-                log_path(&self.home, spec.process()).display()
-            );
-            state.trouble.insert(spec.id.clone(), trouble);
-            return None;
+            Err(error @ UnmountError::Refused { .. }) => return Err(Failure::Other(error.to_string())),
         }
-        Some(RESTART_AFTER * 2u32.pow(count as u32 - 1))
     }
+    Ok(())
 }
 
-fn log_path(home: &Home, key: &str) -> std::path::PathBuf {
+fn log_path(home: &Home, key: &str) -> PathBuf {
     home.replica(key).join(LOG)
-}
-
-/// True when something is mounted there that nobody serves.
-fn is_dead(at: &Path) -> bool {
-    rustix::fs::statfs(at).is_err_and(|errno| errno == rustix::io::Errno::NOTCONN)
 }
 
 /// True when nobody listens on the socket, or whoever did has ended: the process does not run.

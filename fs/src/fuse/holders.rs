@@ -14,9 +14,9 @@ use rustix::fs::{Mode, OFlags};
 use super::mountinfo::{Mounted, mount_id};
 
 /// Processes named at most; a person closes a few programs and tries again.
-const HOLDERS_MAX: usize = 8;
+pub(super) const HOLDERS_MAX: usize = 8;
 /// How long to look: a machine may run very many processes.
-const LOOK_FOR: Duration = Duration::from_secs(3);
+pub(super) const LOOK_FOR: Duration = Duration::from_secs(3);
 
 /// A process that uses a mount.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -45,6 +45,8 @@ pub enum HeldBy {
     OpenFile,
     /// It has a file mapped.
     MappedFile,
+    /// It runs where a copy of the mount is: in a sandbox or a container.
+    Copy,
 }
 
 impl fmt::Display for Holder {
@@ -52,6 +54,7 @@ impl fmt::Display for Holder {
         let slash = if self.by == HeldBy::WorkingDirectory { "/" } else { "" };
         let path = self.path.as_os_str().as_bytes().escape_ascii();
         match (self.path.as_os_str().is_empty(), self.by) {
+            (_, HeldBy::Copy) => write!(f, "{} (pid {}) in a sandbox or container", self.command, self.pid),
             (true, _) => write!(f, "{} (pid {})", self.command, self.pid),
             (false, HeldBy::Program) => write!(f, "{} (pid {}), run from {path}", self.command, self.pid),
             (false, _) => write!(f, "{} (pid {}) in {path}{slash}", self.command, self.pid),
@@ -74,8 +77,12 @@ pub(super) fn holders(mount: &Mounted) -> Vec<Holder> {
 
 fn holder(pid: u32, process: &Path, mount: &Mounted) -> Option<Holder> {
     let (by, path) = use_of(process, mount)?;
-    let command = fs::read_to_string(process.join("comm")).unwrap_or_default().trim_end().to_owned();
-    Some(Holder { pid, command, by, path })
+    Some(Holder { pid, command: command(process), by, path })
+}
+
+/// The name of a process.
+pub(super) fn command(process: &Path) -> String {
+    fs::read_to_string(process.join("comm")).unwrap_or_default().trim_end().to_owned()
 }
 
 /// The first use found; the working directory first, since that is what people forget.
@@ -145,6 +152,7 @@ mod tests {
         assert_eq!(holder(HeldBy::WorkingDirectory, "src").to_string(), "bash (pid 4711) in src/");
         assert_eq!(holder(HeldBy::WorkingDirectory, "").to_string(), "bash (pid 4711)");
         assert_eq!(holder(HeldBy::OpenFile, "a\n").to_string(), "bash (pid 4711) in a\\n");
+        assert_eq!(holder(HeldBy::Copy, "").to_string(), "bash (pid 4711) in a sandbox or container");
         assert_eq!(holder(HeldBy::Program, "bin/x").to_string(), "bash (pid 4711), run from bin/x");
     }
 

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::adapter::Adapter;
+use super::copies::copies;
 use super::direct::{DEVICE, Spec, open_device};
 use super::fusermount::FusermountError;
 use super::liveness::{in_time, is_fuse};
@@ -163,8 +164,13 @@ impl MountedRoot {
     /// Unmounts it: plainly, never by force. That it is no longer mounted is no error. Blocks, 10 s at worst.
     ///
     /// # Errors
-    /// [`UnmountError::Busy`] names who uses it, as far as that can be seen; it is still mounted and served then.
+    /// [`UnmountError::Busy`] names who uses it, as far as that can be seen; it is still mounted and served then. Those
+    /// who run where a copy of the mount would stay, in a sandbox or a container, count as users.
     pub fn unmount(&self) -> Result<(), UnmountError> {
+        let elsewhere = copies(&self.mount);
+        if !elsewhere.is_empty() {
+            return Err(UnmountError::Busy { at: self.at.clone(), holders: elsewhere });
+        }
         unmount(&self.mount, |at| self.mounter.route.unmount(at))
     }
 

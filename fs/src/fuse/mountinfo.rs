@@ -37,6 +37,22 @@ impl Mounted {
     }
 }
 
+/// One mount, with its place among the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub(super) id: u64,
+    /// The mount it lies on.
+    pub(super) parent: u64,
+    pub(super) device: Device,
+    /// What of its file system it shows.
+    pub(super) root: PathBuf,
+    pub(super) at: PathBuf,
+    /// The peer groups it belongs to, hears from, and hears from through another (`mount_namespaces(7)`).
+    pub(super) shared: Option<u64>,
+    pub(super) master: Option<u64>,
+    pub(super) propagate_from: Option<u64>,
+}
+
 /// The number of the mount that an open descriptor of this thread lies on.
 pub(super) fn mount_id(descriptor: impl AsFd) -> Option<u64> {
     let text =
@@ -62,6 +78,31 @@ pub(super) fn is_our_device(device: Device) -> io::Result<bool> {
 
 fn parse(table: &[u8]) -> Vec<Mounted> {
     table.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
+}
+
+/// The mounts of a table, each with its place. Lines that cannot be read are passed over.
+pub(super) fn parse_placed(table: &[u8]) -> Vec<Placed> {
+    table.split(|byte| *byte == b'\n').filter_map(parse_placed_line).collect()
+}
+
+fn parse_placed_line(line: &[u8]) -> Option<Placed> {
+    let Mounted { id, device, at, .. } = parse_line(line)?;
+    let fields: Vec<_> = line.split(|byte| *byte == b' ').collect();
+    let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse().ok();
+    let group = |tag: &[u8]| {
+        let mut tags = fields.iter().skip(6).take_while(|field| **field != b"-");
+        tags.find_map(|field| number(field.strip_prefix(tag)?))
+    };
+    Some(Placed {
+        id,
+        parent: number(fields.get(1)?)?,
+        device,
+        root: unescape(fields.get(3)?).into(),
+        at,
+        shared: group(b"shared:"),
+        master: group(b"master:"),
+        propagate_from: group(b"propagate_from:"),
+    })
 }
 
 /// `36 35 98:0 /root /mount/point options optional… - type source options`

@@ -98,6 +98,16 @@ impl Layout {
     ///
     /// A directory that holds anything but one replica is refused. Blocks for a few system calls.
     pub fn clone_at(mount_point: &Path) -> Result<Self, LayoutError> {
+        Self::open_clone(mount_point, None)
+    }
+
+    /// As [`clone_at`](Self::clone_at), for the replica called `name`, of [`new_name`]'s making, and no other: whoever
+    /// removes it again knows which one is its own.
+    pub fn clone_as(mount_point: &Path, name: &str) -> Result<Self, LayoutError> {
+        Self::open_clone(mount_point, Some(name))
+    }
+
+    fn open_clone(mount_point: &Path, wanted: Option<&str>) -> Result<Self, LayoutError> {
         let disk = |doing, errno: Errno| disk(mount_point, doing, errno);
         make_directories(mount_point).map_err(|errno| disk("it cannot be made", errno))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -107,8 +117,14 @@ impl Layout {
             existing(&above).map_err(|errno| disk("it cannot be listed", errno))?;
         let not_empty = |found| LayoutError::NotEmpty { path: mount_point.into(), found };
         let name = match (replica, &other) {
-            (Some(name), _) => name,
-            (None, None) => make_unique(&above).map_err(|errno| disk("nothing can be made in it", errno))?,
+            (Some(name), _) if wanted.is_none_or(|wanted| wanted == name) => name,
+            (Some(name), _) => return Err(not_empty(name)),
+            (None, None) => {
+                let name = wanted.map_or_else(new_name, str::to_owned);
+                rustix::fs::mkdirat(&above, name.as_str(), Mode::RWXU)
+                    .map_err(|errno| disk("nothing can be made in it", errno))?;
+                name
+            }
             (None, Some(found)) => return Err(not_empty(found.clone())),
         };
         let path = mount_point.join(&name);
@@ -275,10 +291,9 @@ fn is_replica_name(name: &str) -> bool {
     digits.len() == 4 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn make_unique(directory: &OwnedFd) -> Result<String, Errno> {
-    let name = format!("{PREFIX}{:04x}", RandomState::new().hash_one(()) & 0xffff);
-    rustix::fs::mkdirat(directory, name.as_str(), Mode::RWXU)?;
-    Ok(name)
+/// A name for the directory of a new clone's replica.
+pub fn new_name() -> String {
+    format!("{PREFIX}{:04x}", RandomState::new().hash_one(()) & 0xffff)
 }
 
 fn make_directories(path: &Path) -> Result<(), Errno> {
@@ -354,6 +369,17 @@ mod tests {
         drop(Layout::clone_at(directory.path()).unwrap());
         std::fs::write(directory.path().join("zz"), b"").unwrap();
         assert!(matches!(Layout::clone_at(directory.path()), Err(LayoutError::NotEmpty { .. })));
+    }
+
+    #[test]
+    fn a_clone_is_the_one_that_was_named() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(Layout::clone_as(directory.path(), ".twinshare-00aa").unwrap());
+        assert_eq!(names(directory.path()), [".twinshare-00aa"]);
+        let other = Layout::clone_as(directory.path(), ".twinshare-00ab");
+        assert!(matches!(other, Err(LayoutError::NotEmpty { .. })), "{other:?}");
+        drop(Layout::clone_as(directory.path(), ".twinshare-00aa").unwrap());
+        assert_eq!(names(directory.path()), [".twinshare-00aa"]);
     }
 
     #[test]

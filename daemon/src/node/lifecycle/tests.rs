@@ -50,9 +50,7 @@ async fn a_stop_is_bounded_whatever_hangs() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let bench = bench("anna", Some(free_port()));
     let (running, client) = bench.start().await;
-    let stream = socket::connect(&bench.home.api_socket()).unwrap();
-    stream.set_nonblocking(true).unwrap();
-    let mut stream = tokio::net::UnixStream::from_std(stream).unwrap();
+    let mut stream = socket::connect(&bench.home.api_socket()).await.unwrap();
     let head = "POST /api/v1/peers HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
                 content-length: 9\r\nexpect: 100-continue\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
