@@ -65,8 +65,8 @@ fn replicated(replica: Replica, below: &Path) -> Result<LocalWorkspace, ApiError
         |root: crate::api::wire::ReplicaRoot| Root { origin: root.origin.into(), here: root.local.into() };
     let roots: Vec<_> = replica.roots.into_iter().map(root).collect();
     let start = start(&roots, below);
-    let writable = replica.kind == ReplicaKind::Clone;
-    Ok(LocalWorkspace { roots, writable, also_at: Some(replica.directory.into()), start })
+    // Both kinds are mounted read-only.
+    Ok(LocalWorkspace { roots, writable: false, also_at: Some(replica.directory.into()), start })
 }
 
 /// Where to start, as a path of the origin.
