@@ -64,8 +64,16 @@ pub(crate) fn run() -> Result {
             shown = show(base.path(), &mut nodes, &mut making) => shown,
         };
         making.stop().await;
-        let cleaned = clean_up(nodes, base).await;
-        shown.and(cleaned)?;
+        let mut failures: Vec<Error> = shown.err().into_iter().collect();
+        failures.extend(nodes.end().await);
+        if failures.iter().any(|failure| failure.kind() != Kind::Interrupted) {
+            // What the messages point to is about to be removed.
+            nodes.tell_logs();
+        }
+        failures.extend(remove(base).await.err());
+        if let Some(failure) = Error::joined(failures) {
+            return Err(failure);
+        }
         line(format!("done in {}; nothing is left behind", span(begun.elapsed())))?;
         Ok(ExitCode::SUCCESS)
     })
@@ -95,8 +103,7 @@ impl Ends {
     }
 }
 
-async fn clean_up(nodes: Nodes, base: TempDir) -> Result<()> {
-    nodes.end().await?;
+async fn remove(base: TempDir) -> Result<()> {
     let path = base.path().to_owned();
     spawn_blocking(move || base.close()).await.map_err(std::io::Error::from)?.map_err(|error| {
         Error::new(Kind::Failure, format!("{} could not be removed: {error}", path.display()))

@@ -132,6 +132,16 @@ impl Error {
         self.kind
     }
 
+    /// Several failures as one: the first, which the others may have followed from, and what else was said.
+    pub(crate) fn joined(failures: impl IntoIterator<Item = Self>) -> Option<Self> {
+        failures.into_iter().reduce(|mut first, other| {
+            first.message.push_str("\nalso: ");
+            first.message.push_str(&other.message);
+            first.hint = first.hint.or(other.hint);
+            first
+        })
+    }
+
     /// Tells the user, and says with which code to exit.
     pub(crate) fn report(&self) -> ExitCode {
         if self.kind != Kind::OutputClosed {

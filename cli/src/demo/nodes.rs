@@ -1,6 +1,7 @@
 //! The two nodes of the demonstration, and how they end.
 
 use std::fs;
+use std::io::{self, Write};
 use std::net::UdpSocket;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -14,12 +15,16 @@ use twinshare_daemon::home::Home;
 use twinshare_daemon::node::{StartError, start_detached};
 
 use crate::error::{Error, Kind, Result};
+use crate::text::shown;
 
 /// How long discovery may take: a node asks at once when it starts, and its neighbours answer.
 const DISCOVERED_WITHIN: Duration = Duration::from_secs(15);
 
 /// How long each step of the end may take before it is forced.
 const ENDED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Lines shown of each log when something went wrong.
+const LOG_LINES: usize = 15;
 
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(5);
@@ -78,8 +83,9 @@ impl Nodes {
         })
     }
 
-    /// Unmounts, stops both nodes and waits until nothing of them is left.
-    pub(super) async fn end(mut self) -> Result<()> {
+    /// Unmounts, stops both nodes and waits until nothing of them is left. Every step is taken, whatever came of the
+    /// one before; what went wrong, first things first.
+    pub(super) async fn end(&mut self) -> Vec<Error> {
         if let Some(starting) = self.starting.take() {
             // Its outcome has been reported, or does not matter any more.
             let _ = starting.await;
@@ -89,12 +95,35 @@ impl Nodes {
             // One that does not answer is ended below.
             let _ = client.stop_node().await;
         }
-        end_processes(&self.base).await?;
-        unmounted.unwrap_or_else(|_| Err(Error::new(Kind::Failure, "the mount could not be ended")))?;
+        let ended = end_processes(&self.base).await;
+        let late = || Err(Error::new(Kind::Failure, "the mount could not be ended"));
+        let steps = [unmounted.unwrap_or_else(|_| late()), ended, self.nothing_is_mounted()];
+        steps.into_iter().filter_map(Result::err).collect()
+    }
+
+    fn nothing_is_mounted(&self) -> Result<()> {
         match mounts_below(&self.base)?.first() {
             None => Ok(()),
             Some(mount) => Err(Error::new(Kind::Failure, format!("{mount} is still mounted"))
                 .hint(format!("`fusermount3 -u {mount}`, then remove {}", self.base.display()))),
+        }
+    }
+
+    /// The last lines of every log, on standard error.
+    pub(super) fn tell_logs(&self) {
+        for home in &self.homes {
+            let replicas = fs::read_dir(home.replicas()).into_iter().flatten().flatten();
+            let logs = [home.log()].into_iter().chain(replicas.map(|replica| replica.path().join("log")));
+            for log in logs {
+                let Ok(text) = fs::read(&log) else { continue };
+                let text = String::from_utf8_lossy(&text);
+                let lines: Vec<_> = text.lines().rev().take(LOG_LINES).map(shown).collect();
+                // Nobody is left to tell if standard error is gone.
+                let _ = writeln!(io::stderr(), "{}:", log.display());
+                for line in lines.iter().rev() {
+                    let _ = writeln!(io::stderr(), "    | {line}");
+                }
+            }
         }
     }
 
