@@ -43,12 +43,15 @@ impl Supervisor {
     /// Serves again what the process that ended has left dead. What was unmounted by hand stays unmounted.
     pub(super) fn ended(self: Arc<Self>, key: String, pid: u32) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            let Some(wanted) = self.left_by(&key, pid) else { return };
+            let (wanted, is_replaced) = self.left_by(&key, pid);
             let looked = tokio::task::spawn_blocking(move || {
-                wanted.into_iter().partition::<Vec<_>, _>(|spec| is_dead(&spec.mount_point))
+                wanted
+                    .into_iter()
+                    .partition::<Vec<_>, _>(|spec| fuse::is_dead(&spec.mount_point).unwrap_or(false))
             });
             let (dead, unmounted) = looked.await.unwrap_or_default();
-            for spec in unmounted {
+            // Where another process has taken its place, that one may serve what is not dead.
+            for spec in unmounted.iter().filter(|_| !is_replaced) {
                 self.state().wanted.remove(&spec.id);
             }
             if dead.is_empty() {
@@ -62,20 +65,20 @@ impl Supervisor {
         })
     }
 
-    /// The replicas of the process that ended, apart from those that somebody is attaching and waits for; nothing when
+    /// The replicas of the process that ended, apart from those that somebody is attaching and waits for; and whether
     /// another process has taken its place.
-    fn left_by(&self, key: &str, pid: u32) -> Option<Vec<Spec>> {
+    fn left_by(&self, key: &str, pid: u32) -> (Vec<Spec>, bool) {
         let mut state = self.state();
-        if state.processes.get(key).is_none_or(|process| process.pid != pid) {
-            return None;
+        let is_replaced = state.processes.get(key).is_some_and(|process| process.pid != pid);
+        if !is_replaced {
+            state.processes.remove(key);
         }
-        state.processes.remove(key);
         let of_process = state.wanted.values().filter(|spec| spec.process == key);
-        Some(of_process.filter(|spec| !state.starting.contains(&spec.id)).cloned().collect())
+        (of_process.filter(|spec| !state.starting.contains(&spec.id)).cloned().collect(), is_replaced)
     }
 
     /// How long to wait before the next start; `None` when there have been too many.
-    fn count_death(&self, key: &str, dead: &[Spec]) -> Option<Duration> {
+    pub(super) fn count_death(&self, key: &str, dead: &[Spec]) -> Option<Duration> {
         let now = Instant::now();
         let mut state = self.state();
         state.deaths.retain(|_, deaths| deaths.iter().any(|at| now.duration_since(*at) < DEATHS_WITHIN));
@@ -142,9 +145,4 @@ fn passes(failure: &Failure) -> bool {
         | Failure::Unsupported(_)
         | Failure::Other(_) => false,
     }
-}
-
-/// True when something is mounted there that nobody serves. Blocks.
-fn is_dead(at: &Path) -> bool {
-    rustix::fs::statfs(at).is_err_and(|errno| errno == rustix::io::Errno::NOTCONN)
 }

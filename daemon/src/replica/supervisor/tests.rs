@@ -1,0 +1,152 @@
+//! The supervisor against processes that are tasks: they speak the protocol and mount nothing.
+
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+
+use super::super::control::Line;
+use super::super::testing::spec;
+use super::*;
+use crate::home::socket;
+
+/// Longer than anything takes that works.
+const LONG: Duration = Duration::from_secs(30);
+
+struct Bench {
+    _directory: tempfile::TempDir,
+    home: Home,
+    spec: Spec,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::isolated(&directory.path().canonicalize().unwrap().join("home"));
+        home.prepare().unwrap();
+        let mount_point = directory.path().canonicalize().unwrap().join("mount");
+        std::fs::create_dir(&mount_point).unwrap();
+        let spec = Spec { mount_point, ..spec("a") };
+        std::fs::create_dir(home.replica(&spec.process)).unwrap();
+        Self { _directory: directory, home, spec }
+    }
+
+    fn listener(&self) -> UnixListener {
+        let path = self.home.replica(&self.spec.process).join(control::SOCKET);
+        let listener = socket::listen(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        UnixListener::from_std(listener).unwrap()
+    }
+
+    /// A process that answers by `answers` and tells what it was asked. An answer of `None` waits for the next question
+    /// on any line, and is [`Failure::Cancelled`] then.
+    fn process(&self, answers: fn(&Request) -> Option<Answer>) -> mpsc::UnboundedReceiver<Request> {
+        let (tells, told) = mpsc::unbounded_channel();
+        let (listener, asked) = (self.listener(), Arc::new(Notify::new()));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (tells, asked) = (tells.clone(), asked.clone());
+                tokio::spawn(async move {
+                    let mut line = Line::new(stream);
+                    while let Ok(Some(request)) = line.receive::<Request>().await {
+                        asked.notify_waiters();
+                        let answer = answers(&request);
+                        let _ = tells.send(request);
+                        let answer = match answer {
+                            Some(answer) => answer,
+                            None => {
+                                asked.notified().await;
+                                Answer::Failed(Failure::Cancelled)
+                            }
+                        };
+                        line.send(&answer).await.unwrap();
+                    }
+                });
+            }
+        });
+        told
+    }
+}
+
+fn attaches_for_ever(request: &Request) -> Option<Answer> {
+    match request {
+        Request::Hello => Some(Answer::Hello { protocol: PROTOCOL }),
+        Request::Attach(_) => None,
+        Request::Detach { .. } | Request::Addresses { .. } | Request::Status => Some(Answer::Done),
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_is_cancelled_where_it_is_carried_out() {
+    let bench = Bench::new();
+    let mut told = bench.process(attaches_for_ever);
+    let supervisor = Supervisor::new(bench.home.clone());
+    let serving = {
+        let (supervisor, spec) = (supervisor.clone(), bench.spec.clone());
+        tokio::spawn(async move {
+            let claim = supervisor.claims.claim(&spec.mount_point).await;
+            supervisor.serve(&spec, &claim).await
+        })
+    };
+    assert_eq!(told.recv().await, Some(Request::Hello));
+    assert_eq!(told.recv().await, Some(Request::Attach(Box::new(bench.spec.clone()))));
+    assert!(supervisor.is_starting("a"));
+    supervisor.claims.interrupt(&bench.spec.mount_point);
+    let served = tokio::time::timeout(LONG, serving).await.unwrap().unwrap();
+    assert_eq!(served, Err(Failure::Cancelled));
+    assert_eq!(told.recv().await, Some(Request::Detach { id: "a".into() }));
+    assert!(!supervisor.is_starting("a"));
+    assert_eq!(supervisor.trouble("a"), Some("cancelled".into()));
+    assert_eq!(supervisor.stop(&bench.spec).await, Ok(Stopped::Over));
+    assert_eq!(supervisor.trouble("a"), None);
+}
+
+#[tokio::test]
+async fn a_process_of_another_protocol_gets_no_new_replica() {
+    let bench = Bench::new();
+    let _told = bench.process(|request| match request {
+        Request::Hello => Some(Answer::Failed(Failure::Other("the order is not understood".into()))),
+        _ => Some(Answer::Done),
+    });
+    let supervisor = Supervisor::new(bench.home.clone());
+    let claim = supervisor.claims.claim(&bench.spec.mount_point).await;
+    let refused = supervisor.serve(&bench.spec, &claim).await;
+    assert!(matches!(&refused, Err(Failure::Other(why)) if why.contains("another version")), "{refused:?}");
+    assert_eq!(supervisor.stop(&bench.spec).await, Ok(Stopped::Over));
+}
+
+#[tokio::test]
+async fn a_detach_says_how_things_are() {
+    let answers: [(fn(&Request) -> Option<Answer>, _); 3] = [
+        (|_| Some(Answer::Failed(Failure::NoSuchReplica)), Ok(Stopped::Over)),
+        (|_| Some(Answer::Failed(Failure::Leaving)), Ok(Stopped::Leaving)),
+        (|_| Some(Answer::Failed(Failure::Busy(vec!["x".into()]))), Err(Failure::Busy(vec!["x".into()]))),
+    ];
+    for (answer, expected) in answers {
+        let bench = Bench::new();
+        let _told = bench.process(answer);
+        assert_eq!(Supervisor::new(bench.home.clone()).stop(&bench.spec).await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_process_and_a_silent_one_are_told_apart() {
+    let bench = Bench::new();
+    let supervisor = Supervisor::new(bench.home.clone());
+    assert!(matches!(supervisor.reports(&bench.spec.process).await, Reports::Absent));
+    assert_eq!(supervisor.stop(&bench.spec).await, Ok(Stopped::Over));
+    let _silent = bench.listener();
+    assert!(matches!(supervisor.reports(&bench.spec.process).await, Reports::Silent));
+    assert!(matches!(supervisor.stop(&bench.spec).await, Err(Failure::Other(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_dies_again_and_again_is_left_alone() {
+    let bench = Bench::new();
+    let supervisor = Supervisor::new(bench.home.clone());
+    let dead = [bench.spec.clone()];
+    let die = || supervisor.count_death("views-1", &dead);
+    let pauses: Vec<_> = std::iter::from_fn(die).map(|pause| pause.as_millis()).collect();
+    assert_eq!(pauses, [200, 400, 800, 1600, 3200]);
+    assert!(supervisor.trouble("a").is_some_and(|trouble| trouble.contains("died 6 times")));
+    tokio::time::advance(Duration::from_secs(601)).await;
+    assert_eq!(die(), Some(Duration::from_millis(200)));
+}
