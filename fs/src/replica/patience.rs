@@ -13,17 +13,22 @@ pub(super) const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// What every read waits at least, however long others have waited for the same block: an origin that has just come to
+/// itself answers them all.
+pub(super) const MOMENT: Duration = Duration::from_millis(500);
+
 /// The patience of one read.
 #[derive(Debug)]
 pub(super) struct Patience {
     policy: WhenGone,
+    began: Instant,
     asked: u32,
 }
 
 impl Patience {
     /// Of a read that begins to wait.
     pub(super) fn new(policy: WhenGone) -> Self {
-        Self { policy, asked: 0 }
+        Self { policy, began: Instant::now(), asked: 0 }
     }
 
     /// Why the read should not wait at all, if so.
@@ -39,7 +44,7 @@ impl Patience {
         refused.then(|| why.clone())
     }
 
-    /// Until when it waits, if `progress` is when it began or when a block last arrived for it. `None`: for ever.
+    /// Until when it waits, if `progress` is since when nothing has been heard of what it waits for. `None`: for ever.
     pub(super) fn deadline(&self, progress: Instant, availability: &Availability) -> Option<Instant> {
         let limit = match self.policy {
             WhenGone::Wait(limit) => limit,
@@ -51,7 +56,7 @@ impl Patience {
             Availability::Gone { since, .. } => progress.min(*since),
             Availability::Reachable => progress,
         };
-        Some(heard + limit)
+        Some((heard + limit).max(self.began + MOMENT.min(limit)))
     }
 
     /// True when a request that broke off is the end of it.

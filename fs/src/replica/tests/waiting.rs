@@ -122,10 +122,19 @@ async fn readers_that_come_one_after_the_other_wait_together() {
     bench.origin.otherwise(Act::Stall(0));
     check_gone(&bench, 0, 10 * SECOND).await;
     for _ in 0..7 {
-        check_gone(&bench, 0, Duration::ZERO).await;
+        check_gone(&bench, 0, patience::MOMENT).await;
     }
     // Nobody has waited for this block yet.
     check_gone(&bench, 100, 10 * SECOND).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_origin_that_comes_to_itself_answers_whoever_still_waits() {
+    let bench = bench(WhenGone::Wait(10 * SECOND));
+    bench.origin.otherwise(Act::Serve(12 * SECOND));
+    check_gone(&bench, 0, 10 * SECOND).await;
+    tokio::time::sleep(2 * SECOND - patience::MOMENT / 2).await;
+    bench.check("f", 0, 10).await;
 }
 
 #[tokio::test(start_paused = true)]
