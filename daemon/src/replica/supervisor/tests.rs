@@ -11,6 +11,9 @@ use crate::home::socket;
 /// Longer than anything takes that works.
 const LONG: Duration = Duration::from_secs(30);
 
+/// What a process answers.
+type Answers = fn(&Request) -> Option<Answer>;
+
 struct Bench {
     _directory: tempfile::TempDir,
     home: Home,
@@ -38,7 +41,7 @@ impl Bench {
 
     /// A process that answers by `answers` and tells what it was asked. An answer of `None` waits for the next question
     /// on any line, and is [`Failure::Cancelled`] then.
-    fn process(&self, answers: fn(&Request) -> Option<Answer>) -> mpsc::UnboundedReceiver<Request> {
+    fn process(&self, answers: Answers) -> mpsc::UnboundedReceiver<Request> {
         let (tells, told) = mpsc::unbounded_channel();
         let (listener, asked) = (self.listener(), Arc::new(Notify::new()));
         tokio::spawn(async move {
@@ -115,7 +118,7 @@ async fn a_process_of_another_protocol_gets_no_new_replica() {
 
 #[tokio::test]
 async fn a_detach_says_how_things_are() {
-    let answers: [(fn(&Request) -> Option<Answer>, _); 3] = [
+    let answers: [(Answers, _); 3] = [
         (|_| Some(Answer::Failed(Failure::NoSuchReplica)), Ok(Stopped::Over)),
         (|_| Some(Answer::Failed(Failure::Leaving)), Ok(Stopped::Leaving)),
         (|_| Some(Answer::Failed(Failure::Busy(vec!["x".into()]))), Err(Failure::Busy(vec!["x".into()]))),
