@@ -4,6 +4,7 @@ mod address;
 mod announce;
 mod detached;
 mod doctor;
+mod firewall;
 mod known;
 mod lifecycle;
 mod listen;

@@ -6,14 +6,15 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use rustix::process::{Resource, getrlimit};
 
-use super::{Node, privilege};
+use super::{Node, firewall, privilege};
 use crate::api::wire::{Check, CheckState, Mode};
+use crate::config::Config;
 use crate::discovery::{InterfaceState, InterfaceStatus};
 use crate::home::Home;
 use crate::runtime::bubblewrap;
@@ -34,21 +35,35 @@ type Looking = Box<dyn FnOnce() -> Check + Send>;
 impl Node {
     /// Looks at everything that has to do with this node.
     pub(crate) async fn examine(&self) -> Vec<Check> {
-        let mut found = examine_without_node(self.home()).await;
+        let mut found = surroundings(self.home()).await;
+        found.push(self.firewall().await);
         found.push(port(self.config().listen.port, self.listening.port()));
         let enabled = self.config().discovery.enabled;
         found.push(discovery(enabled, &self.peers().seen().interfaces));
         found
     }
+
+    /// Looks whether the firewall lets peers in.
+    pub(crate) async fn firewall(&self) -> Check {
+        firewall::check(self.config(), self.listening.port()).await
+    }
 }
 
 /// Looks at everything that can be seen without a node on `home`. Changes nothing.
 pub async fn examine_without_node(home: &Home) -> Vec<Check> {
-    surroundings(vec![home.cache().to_owned(), home.files().to_owned()]).await
+    let mut found = surroundings(home).await;
+    match Config::load(&home.config_file()) {
+        Ok(config) => found.push(firewall::check(&config, config.listen.port).await),
+        Err(error) => {
+            found.push(fail("configuration", error.to_string(), Some("correct the file, or remove it")))
+        }
+    }
+    found
 }
 
-/// Everything that can be seen without the node's own parts. `stores` are the directories that take fetched data.
-async fn surroundings(stores: Vec<PathBuf>) -> Vec<Check> {
+/// What needs neither a node nor its configuration.
+async fn surroundings(home: &Home) -> Vec<Check> {
+    let stores = [home.cache(), home.files()].map(Path::to_owned);
     let mode = privilege::mode();
     let mut checks: Vec<(&str, Looking)> = vec![
         ("fuse", Box::new(fuse)),
@@ -72,16 +87,16 @@ async fn surroundings(stores: Vec<PathBuf>) -> Vec<Check> {
     found
 }
 
-fn ok(name: &str, message: impl Into<String>) -> Check {
+pub(super) fn ok(name: &str, message: impl Into<String>) -> Check {
     Check { name: name.to_owned(), state: CheckState::Ok, message: message.into(), fix: None }
 }
 
-fn warn(name: &str, message: impl Into<String>, fix: Option<&str>) -> Check {
+pub(super) fn warn(name: &str, message: impl Into<String>, fix: Option<&str>) -> Check {
     let fix = fix.map(str::to_owned);
     Check { name: name.to_owned(), state: CheckState::Warn, message: message.into(), fix }
 }
 
-fn fail(name: &str, message: impl Into<String>, fix: Option<&str>) -> Check {
+pub(super) fn fail(name: &str, message: impl Into<String>, fix: Option<&str>) -> Check {
     Check { state: CheckState::Fail, ..warn(name, message, fix) }
 }
 
@@ -258,8 +273,16 @@ mod tests {
 
     #[tokio::test]
     async fn every_check_reports_on_this_machine() {
-        let found = surroundings(vec![std::env::temp_dir()]).await;
-        let names: Vec<_> = found.iter().map(|check| check.name.as_str()).collect();
-        assert_eq!(names, ["fuse", "fusermount", "namespaces", "landlock", "descriptors", "space"]);
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::isolated(directory.path());
+        home.prepare().unwrap();
+        let names = async || {
+            let found = examine_without_node(&home).await;
+            found.into_iter().map(|check| check.name).collect::<Vec<_>>()
+        };
+        let always = ["fuse", "fusermount", "namespaces", "landlock", "descriptors", "space", "space"];
+        assert_eq!(names().await, [&always[..], &["firewall"]].concat());
+        fs::write(home.config_file(), "listen: {prot: 1}").unwrap();
+        assert_eq!(names().await, [&always[..], &["configuration"]].concat());
     }
 }

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use twinshare_daemon::api::wire::{Check, CheckState};
 
 use crate::error::Result;
 use crate::node;
-use crate::output::{Format, line};
+use crate::output::{Format, line, note};
 use crate::text::shown;
 
 /// Offer a workspace to others.
@@ -44,6 +45,33 @@ impl Share {
             }
             share.companions.iter().try_for_each(|path| line(format!("  with {}", shown(path))))
         })?;
+        // The workspace is shared, whether or not the machine can be looked at.
+        let checks = node::wait(async { Ok(node::client()?.doctor().await.unwrap_or_default()) })?;
+        checks.iter().filter_map(closed).try_for_each(note)?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What to tell of a firewall that is known to keep peers out.
+fn closed(check: &Check) -> Option<String> {
+    let is_closed = check.name == "firewall" && check.state == CheckState::Fail;
+    let fix = check.fix.as_deref().filter(|_| is_closed)?;
+    Some(format!("warning: {}\nhint: `{}` lets them in", shown(&check.message), shown(fix)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_firewall_that_is_known_to_be_closed_is_told() {
+        let check = |name: &str, state| {
+            let (name, fix) = (name.to_owned(), Some("sudo ufw allow 1/udp".to_owned()));
+            closed(&Check { name, state, message: "ufw drops".to_owned(), fix })
+        };
+        let told = "warning: ufw drops\nhint: `sudo ufw allow 1/udp` lets them in";
+        assert_eq!(check("firewall", CheckState::Fail).as_deref(), Some(told));
+        assert_eq!(check("firewall", CheckState::Warn), None);
+        assert_eq!(check("fuse", CheckState::Fail), None);
     }
 }
