@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FileType, Mode, makedev, mknodat};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tempfile::TempDir;
@@ -158,8 +158,12 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // Neither need be a mount point. What is one cannot be removed with the directory.
+        if is_root() {
+            let _ = rustix::mount::unmount(self.source(), UnmountFlags::empty());
+        }
         if self.who.is_nobody() {
-            let _ = rustix::mount::unmount("/dev/fuse", rustix::mount::UnmountFlags::empty());
+            let _ = rustix::mount::unmount("/dev/fuse", UnmountFlags::empty());
         }
     }
 }
