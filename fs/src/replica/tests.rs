@@ -37,6 +37,17 @@ struct Bench {
     disk_loses: Arc<AtomicBool>,
 }
 
+impl Drop for Bench {
+    /// What is still being written would be in the way of removing the directory.
+    fn drop(&mut self) {
+        self.replica.engine.close();
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        while !self.replica.engine.writer.is_idle() && std::time::Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 impl Bench {
     fn new(files: &[TestFile]) -> Self {
         Self::with(files, WhenGone::default(), "/tmp")
@@ -51,11 +62,12 @@ impl Bench {
         Self { directory, tree, origin, replica, disk_loses }
     }
 
-    async fn reopened(self) -> Self {
+    async fn reopened(mut self) -> Self {
         self.replica.close().await;
         let when_gone = self.replica.engine.when_gone;
         let replica = open(self.directory.path(), &self.tree, &self.origin, when_gone, &self.disk_loses);
-        Self { replica, ..self }
+        self.replica = replica;
+        self
     }
 
     /// Waits until what lies on the disk has been counted.

@@ -19,6 +19,14 @@ struct Pair {
     base: tempfile::TempDir,
 }
 
+impl Drop for Pair {
+    /// Directories that are closed to their own user would stay behind.
+    fn drop(&mut self) {
+        let chmod = std::process::Command::new("chmod").args(["-R", "u+rwX"]).arg(self.base.path()).status();
+        assert!(chmod.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
 impl Pair {
     fn new() -> Self {
         let pair = Self { base: tempfile::tempdir().unwrap() };

@@ -26,10 +26,11 @@ fn hydrating(bench: &Bench) -> Arc<Replica> {
 
 /// A bench whose replica fetches everything from now on.
 async fn bench(files: &[TestFile], filesystem: &str, before: impl FnOnce(&ScriptedOrigin)) -> Bench {
-    let bench = Bench::with(files, WhenGone::Fail, filesystem);
+    let mut bench = Bench::with(files, WhenGone::Fail, filesystem);
     bench.replica.close().await;
     before(&bench.origin);
-    Bench { replica: hydrating(&bench), ..bench }
+    bench.replica = hydrating(&bench);
+    bench
 }
 
 /// Waits until so many requests have been sent: without answers there are never more than four in bulk.
@@ -81,7 +82,7 @@ async fn everything_comes_and_each_byte_once() {
 async fn it_goes_on_where_it_was() {
     let files = files();
     // All but the first requests stall, as if the process had been killed then.
-    let bench = bench(&files, "/tmp", |origin| {
+    let mut bench = bench(&files, "/tmp", |origin| {
         origin.script([Act::Serve(Duration::ZERO), Act::Stall(3)]);
         origin.otherwise(Act::Stall(0));
     })
@@ -90,7 +91,8 @@ async fn it_goes_on_where_it_was() {
     bench.replica.close().await;
     let before = bench.replica.status().fetched.bulk;
     bench.origin.forgive();
-    let again = Bench { replica: hydrating(&bench), ..bench };
+    bench.replica = hydrating(&bench);
+    let again = bench;
     hydrated(&again).await;
     let content: u64 = files.iter().map(|file| file.content.len() as u64).sum();
     assert_eq!(before + again.replica.status().fetched.bulk, content - 3 * BLOCK);
