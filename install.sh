@@ -175,14 +175,24 @@ install_rust() {
 
 build() {
     say "building (a few minutes the first time)"
-    # Where it is built is said here, whatever cargo's configuration says; a target given there would add a directory.
-    PATH=$(dirname "$cargo"):$PATH CARGO_BUILD_TARGET='' "$cargo" build --release --locked --package twinshare \
-        --target-dir "$target" --config 'build.target=[]'
+    PATH=$(dirname "$cargo"):$PATH "$cargo" build --release --locked --package twinshare --target-dir "$target"
+}
+
+# Where the build has put it: a target named in cargo's configuration or environment adds a directory.
+built_binary() {
+    local built newest=
+    for built in "$target/release/twinshare" "$target"/*/release/twinshare; do
+        if [ -f "$built" ] && { [ -z "$newest" ] || [ "$built" -nt "$newest" ]; }; then newest=$built; fi
+    done
+    [ -n "$newest" ] || die "cargo has built no release/twinshare below $target" \
+        "Look for a build.target in cargo's configuration, and start ./install.sh again."
+    printf '%s\n' "$newest"
 }
 
 # By rename, so that a running twinshare keeps its own file.
 install_binary() {
-    local built=$target/release/twinshare
+    local built
+    built=$(built_binary)
     if ! mkdir -p "$prefix/bin" 2>/dev/null || [ ! -w "$prefix/bin" ]; then
         die "$prefix/bin is not writable for $(id -un)" "Choose another place with --prefix DIR, or run as root."
     fi
