@@ -92,6 +92,16 @@ pub enum ApiError {
         /// The full names among which to choose.
         candidates: Vec<String>,
     },
+    /// Several peers have the name.
+    #[error("{} nodes call themselves `{peer}`{}", candidates.len(), first_text(first.as_deref()))]
+    SeveralPeers {
+        /// The name.
+        peer: String,
+        /// The one that was met first, where one was met.
+        first: Option<String>,
+        /// The full names among which to choose, with the peers' ids.
+        candidates: Vec<String>,
+    },
     /// The peer offers the workspace, but not to this node.
     #[error("{0} is not open to this node")]
     NotAdmitted(String),
@@ -180,6 +190,10 @@ impl ApiError {
         }
         text
     }
+}
+
+fn first_text(first: Option<&str>) -> String {
+    first.map(|id| format!("; this node knows {id} longest")).unwrap_or_default()
 }
 
 /// Names that a message holds at most: a network may have hundreds of nodes.

@@ -147,6 +147,13 @@ impl ApiError {
                 "Name is not unique",
                 "use one of those in place of the name",
             ),
+            Self::SeveralPeers { .. } => kind(
+                StatusCode::CONFLICT,
+                "ambiguous_name",
+                "Name is not unique",
+                "anybody can take a name: ask the owner for their node's id, which `twinshare p2p status` shows there, \
+                 and use it in place of the name",
+            ),
             Self::NotAdmitted(_) => peer_refused(),
             Self::Call { error, .. } => call_kind(error),
             Self::Registry(error) => registry_kind(error),
@@ -200,7 +207,7 @@ impl ApiError {
 
     fn candidates(&self) -> &[String] {
         match self {
-            Self::AmbiguousName { candidates, .. } => candidates,
+            Self::AmbiguousName { candidates, .. } | Self::SeveralPeers { candidates, .. } => candidates,
             _ => &[],
         }
     }

@@ -91,6 +91,8 @@ mod tests {
             sources: Vec::new(),
             workspaces: Vec::new(),
             workspaces_total: None,
+            first_met: None,
+            namesake: None,
         };
         peers.iter().map(peer).collect()
     }

@@ -29,6 +29,10 @@ pub(crate) struct KnownPeer {
     /// What it announces: a hint.
     pub(crate) workspaces: Vec<String>,
     pub(crate) workspaces_total: Option<u64>,
+    /// When this node first met it: proved by its key, unlike its name. `None` if it has only been heard.
+    pub(crate) first_met: Option<SystemTime>,
+    /// Another peer of the same name that was met before this one. This one may pretend to be it.
+    pub(crate) namesake: Option<PeerId>,
 }
 
 impl KnownPeer {
@@ -58,6 +62,7 @@ impl KnownPeer {
             sources: self.sources.clone(),
             workspaces: self.workspaces.clone(),
             workspaces_total: self.workspaces_total,
+            name_of: self.namesake.map(|other| other.short()),
         }
     }
 }
@@ -80,8 +85,26 @@ pub(crate) fn merge(
         }
     }
     let mut all: Vec<_> = all.into_values().collect();
+    note_namesakes(&mut all);
     all.sort_by(|a, b| (!a.online, &a.name, a.id).cmp(&(!b.online, &b.name, b.id)));
     all
+}
+
+/// Notes of each peer who had its name before it. Of those that share a name the one that was met first keeps it: a
+/// stranger can take any name, and cannot have been here earlier.
+fn note_namesakes(all: &mut [KnownPeer]) {
+    // The case of letters is easily overlooked.
+    let key = |peer: &KnownPeer| peer.name.as_str().to_lowercase();
+    let mut first: BTreeMap<String, (SystemTime, PeerId)> = BTreeMap::new();
+    for peer in all.iter() {
+        if let Some(met) = peer.first_met {
+            let at = (met, peer.id);
+            first.entry(key(peer)).and_modify(|first| *first = at.min(*first)).or_insert(at);
+        }
+    }
+    for peer in all {
+        peer.namesake = first.get(&key(peer)).map(|(_, id)| *id).filter(|id| *id != peer.id);
+    }
 }
 
 fn from_heard(peer: &DiscoveredPeer) -> KnownPeer {
@@ -94,6 +117,8 @@ fn from_heard(peer: &DiscoveredPeer) -> KnownPeer {
         sources: vec![PeerSource::Multicast],
         workspaces: peer.workspaces.iter().map(ToString::to_string).collect(),
         workspaces_total: Some(peer.workspaces_total.into()),
+        first_met: None,
+        namesake: None,
     }
 }
 
@@ -108,6 +133,8 @@ fn from_record(record: PeerRecord, now: SystemTime) -> KnownPeer {
         online: since_met.is_some_and(|since| since < ONLINE_FOR),
         workspaces: Vec::new(),
         workspaces_total: None,
+        first_met: Some(record.first_seen),
+        namesake: None,
     }
 }
 
@@ -118,6 +145,7 @@ fn source(record: &PeerRecord) -> PeerSource {
 impl KnownPeer {
     fn add_remembered(&mut self, record: PeerRecord) {
         self.sources.push(source(&record));
+        self.first_met = Some(record.first_seen);
         self.last_seen = self.last_seen.max(record.last_seen);
         let elsewhere = record.addresses.into_iter().filter(|address| !self.addresses.contains(address));
         let elsewhere: Vec<_> = elsewhere.collect();
@@ -181,5 +209,31 @@ mod tests {
         assert_eq!(zoe.sources, [PeerSource::Multicast, PeerSource::Manual]);
         assert_eq!((zoe.workspaces, zoe.workspaces_total), (vec!["demo".to_owned()], Some(3)));
         assert_eq!(zoe.last_seen_at.map(|at| at.0), Some(1000));
+    }
+
+    #[test]
+    fn whoever_was_met_first_keeps_a_name() {
+        #[track_caller]
+        fn check(heard: &[DiscoveredPeer], remembered: &[(u8, &str, u64)], expected: &[(u8, u8)]) {
+            let record = |(key, name, first): &(u8, &str, u64)| PeerRecord {
+                first_seen: at(*first),
+                ..met(*key, name, &[], None, 900)
+            };
+            let all = merge(heard, remembered.iter().map(record).collect(), at(1000));
+            let taken = all.iter().filter_map(|peer| Some((peer.id, peer.namesake?)));
+            let mut taken: Vec<_> = taken.collect();
+            let id = |key: u8| PublicKey([key; 32]).peer_id();
+            let mut expected: Vec<_> = expected.iter().map(|(peer, first)| (id(*peer), id(*first))).collect();
+            taken.sort();
+            expected.sort();
+            assert_eq!(taken, expected, "{remembered:?}");
+        }
+        check(&[heard(1, "anna", "10.0.0.1:7")], &[(2, "bob", 10)], &[]);
+        check(&[heard(1, "anna", "10.0.0.1:7")], &[(2, "anna", 10)], &[(1, 2)]);
+        check(&[heard(1, "Anna", "10.0.0.1:7")], &[(1, "anna", 10)], &[]);
+        check(&[heard(1, "Anna", "10.0.0.1:7")], &[(1, "carl", 30), (2, "anna", 20)], &[(1, 2)]);
+        check(&[], &[(1, "anna", 30), (2, "anna", 20), (3, "anna", 25)], &[(1, 2), (3, 2)]);
+        // Two strangers of one name: neither is known, so neither takes the other's.
+        check(&[heard(1, "anna", "10.0.0.1:7"), heard(2, "anna", "10.0.0.2:7")], &[], &[]);
     }
 }

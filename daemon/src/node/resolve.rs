@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use twinshare_transport::identity::PeerId;
 use twinshare_transport::protocol::Offer;
 
 use super::known::KnownPeer;
@@ -26,7 +27,7 @@ impl Peers {
         let target: Target = text.parse()?;
         let all = self.all().await?;
         let (first, then): (Vec<_>, Vec<_>) = match &target.peer {
-            Some(peer) => (called(all, peer)?, Vec::new()),
+            Some(peer) => (vec![the_one_called(all, peer, &target.workspace)?], Vec::new()),
             None => all.into_iter().partition(|peer| peer.online),
         };
         let offers = |catalogue: &Catalogue| offer(catalogue, &target.workspace).is_some();
@@ -60,6 +61,32 @@ fn called(all: Vec<KnownPeer>, text: &str) -> Result<Vec<KnownPeer>, ApiError> {
     }
 }
 
+/// The one peer that `text` means. Of those of one name, the one that happens to answer is not it: all that are known
+/// count, whether or not they are there.
+fn the_one_called(all: Vec<KnownPeer>, text: &str, workspace: &WorkspaceName) -> Result<KnownPeer, ApiError> {
+    let mut peers = called(all, text)?;
+    let first = peers.iter().find_map(|peer| peer.namesake);
+    match (peers.pop(), peers.is_empty()) {
+        (Some(peer), true) => Ok(peer),
+        (last, _) => {
+            Err(several_peers(text, peers.iter().chain(&last).map(|peer| peer.id), first, workspace))
+        }
+    }
+}
+
+fn several_peers(
+    name: &str,
+    peers: impl IntoIterator<Item = PeerId>,
+    first: Option<PeerId>,
+    workspace: &WorkspaceName,
+) -> ApiError {
+    ApiError::SeveralPeers {
+        peer: name.to_owned(),
+        first: first.map(|first| first.short()),
+        candidates: peers.into_iter().map(|peer| format!("{}/{workspace}", peer.short())).collect(),
+    }
+}
+
 fn offer<'a>(catalogue: &'a Catalogue, workspace: &WorkspaceName) -> Option<&'a Offer> {
     let offers = catalogue.as_ref().ok()?;
     offers.iter().find(|offer| *offer.workspace == *workspace.as_str())
@@ -77,6 +104,10 @@ fn choose(
         answers.iter().map(|(a, b)| (a, b)).filter_map(offers).collect();
     match offering.as_slice() {
         [] => Err(nobody(target, &answers)),
+        // What has another's name is mounted by its id only.
+        [(KnownPeer { id, name, namesake: Some(first), .. }, _)] if target.peer.is_none() => {
+            Err(several_peers(name.as_str(), [*first, *id], Some(*first), workspace))
+        }
         [(peer, offer)] if offer.readable => {
             Ok(RemoteWorkspace { peer: (*peer).clone(), workspace: workspace.clone() })
         }
@@ -107,7 +138,6 @@ mod tests {
     use std::time::Duration;
 
     use twinshare_transport::client::CallError;
-    use twinshare_transport::identity::PeerId;
 
     use super::*;
 
@@ -121,6 +151,8 @@ mod tests {
             sources: Vec::new(),
             workspaces: Vec::new(),
             workspaces_total: None,
+            first_met: None,
+            namesake: None,
         }
     }
 
@@ -165,6 +197,20 @@ mod tests {
         let answers = vec![(peer(1, "anna"), silent()), bob()];
         check("demo2", answers, Err(("no_such_remote_workspace", "no answer from anna")));
         check("anna/demo", vec![(peer(1, "anna"), silent())], Err(("peer_unreachable", "anna: ")));
+        let pretender =
+            || (KnownPeer { namesake: Some(PeerId([1; 32])), ..peer(2, "anna") }, offers(&["demo"]));
+        let known = PeerId([1; 32]).short();
+        check(
+            "demo",
+            vec![pretender()],
+            Err(("ambiguous_name", &format!("this node knows {known} longest"))),
+        );
+        check(&format!("{}/demo", PeerId([2; 32]).short()), vec![pretender()], Ok("anna"));
+        check(
+            "demo",
+            vec![pretender(), (peer(3, "bob"), offers(&["demo"]))],
+            Err(("ambiguous_name", "anna/demo, bob/demo")),
+        );
     }
 
     #[test]
@@ -173,5 +219,21 @@ mod tests {
         assert_eq!(called(all.clone(), "anna").unwrap().len(), 2);
         assert_eq!(called(all.clone(), &PeerId([3; 32]).short()).unwrap(), [all[2].clone()]);
         assert_eq!(called(all, "carl").unwrap_err().code(), "no_such_peer");
+    }
+
+    #[test]
+    fn of_two_peers_of_a_name_neither_is_taken_unless_it_is_named_by_its_id() {
+        let away = KnownPeer { online: false, ..peer(1, "anna") };
+        let all = vec![KnownPeer { namesake: Some(away.id), ..peer(2, "anna") }, away, peer(3, "bob")];
+        let demo = "demo".parse().unwrap();
+        let the_one = |text: &str| the_one_called(all.clone(), text, &demo);
+        assert_eq!(the_one("bob").unwrap().id, PeerId([3; 32]));
+        assert_eq!(the_one(&PeerId([2; 32]).short()).unwrap().id, PeerId([2; 32]));
+        let error = the_one("anna").unwrap_err();
+        let [first, second] = [1, 2].map(|id| PeerId([id; 32]).short());
+        assert_eq!(error.code(), "ambiguous_name");
+        assert_eq!(error.problem(None).candidates, [format!("{second}/demo"), format!("{first}/demo")]);
+        let told = format!("2 nodes call themselves `anna`; this node knows {first} longest");
+        assert_eq!(error.to_string(), told);
     }
 }

@@ -11,6 +11,7 @@ impl Node {
         let records = self.registry.call(|tables| tables.workspaces()).await?;
         let (mounts, clones) =
             tokio::join!(self.replicas.list(ReplicaKind::View), self.replicas.list(ReplicaKind::Clone));
+        let peers = self.peers.all().await?;
         let (started_at, since) = self.started;
         Ok(NodeStatus {
             peer_id: self.peer.to_string(),
@@ -27,7 +28,8 @@ impl Node {
             discovery_interfaces: self.peers.seen().interfaces.iter().map(interface).collect(),
             workspaces: records.len() as u64,
             shares: records.iter().filter(|record| record.share.is_some()).count() as u64,
-            peers: self.peers.all().await?.len() as u64,
+            peers: peers.len() as u64,
+            namesakes: peers.iter().filter(|peer| peer.namesake.is_some()).count() as u64,
             mounts: mounts.len() as u64,
             clones: clones.len() as u64,
         })

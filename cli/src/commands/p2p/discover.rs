@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::node;
 use crate::output::{Format, Table, note};
 use crate::progress::bar;
-use crate::text::{ago, count};
+use crate::text::{ago, count, shown};
 
 /// Between two looks at what the node has heard.
 const POLL: Duration = Duration::from_millis(50);
@@ -72,12 +72,24 @@ fn people(peers: &[Peer]) -> Result<()> {
         table.row([name, &peer.short_id, &seen, address, &shares(peer)]);
     }
     table.print("no other node was found")?;
+    peers.iter().filter_map(namesake).try_for_each(note)?;
     match peers.iter().any(|peer| peer.online) {
         true => Ok(()),
         false => note(
             "hint: `twinshare doctor` checks this side; `twinshare p2p add HOST` reaches nodes on other networks",
         ),
     }
+}
+
+/// What to tell of a peer that has the name of one that was met before.
+fn namesake(peer: &Peer) -> Option<String> {
+    let (first, name) = (peer.name_of.as_deref()?, shown(peer.name.as_deref().unwrap_or_default()));
+    Some(format!(
+        "warning: {id} calls itself {name}, as {first} did before: ask {name} for the id in `twinshare p2p status`, and \
+         name the node by it",
+        id = peer.short_id,
+        first = shown(first),
+    ))
 }
 
 fn shares(peer: &Peer) -> String {

@@ -45,7 +45,14 @@ fn people(status: &NodeStatus) -> Result<()> {
     line(format!("discovery    {}", discovery(status)))?;
     let shares = format!("{} ({} shared)", count(status.workspaces, "workspace"), status.shares);
     let replicas = format!("{}, {}", count(status.mounts, "mount"), count(status.clones, "clone"));
-    line(format!("holds        {shares}, {replicas}; knows {}", count(status.peers, "peer")))
+    line(format!("holds        {shares}, {replicas}; knows {}", count(status.peers, "peer")))?;
+    match status.namesakes {
+        0 => Ok(()),
+        taken => line(format!(
+            "warning      {} the name of another that was met before: `twinshare p2p discover` shows which",
+            if taken == 1 { "a peer has".to_owned() } else { format!("{taken} peers have") }
+        )),
+    }
 }
 
 fn discovery(status: &NodeStatus) -> String {
@@ -100,6 +107,7 @@ mod tests {
             workspaces: 0,
             shares: 0,
             peers: 0,
+            namesakes: 0,
             mounts: 0,
             clones: 0,
         };

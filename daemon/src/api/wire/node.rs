@@ -67,6 +67,8 @@ pub struct NodeStatus {
     pub shares: u64,
     /// Peers known or seen.
     pub peers: u64,
+    /// How many of those have the name of another one that was met before them.
+    pub namesakes: u64,
     /// Views mounted here.
     pub mounts: u64,
     /// Clones of peers' workspaces here.

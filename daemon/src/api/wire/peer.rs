@@ -49,6 +49,9 @@ pub struct Peer {
     /// How many it announces, where they do not all fit into its beacon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspaces_total: Option<u64>,
+    /// The short id of another peer of this name that was met before this one, which may pretend to be it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_of: Option<String>,
 }
 
 /// How a peer came to be known.
