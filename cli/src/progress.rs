@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use twinshare_daemon::api::wire::{Operation, OperationState, Problem, Progress, ProgressUnit, Replica};
+use twinshare_daemon::api::wire::{
+    Operation, OperationResult, OperationState, Problem, Progress, ProgressUnit, Replica,
+};
 use twinshare_daemon::client::Client;
 
 use crate::error::{Error, Kind, Result, watched};
@@ -31,7 +33,7 @@ pub(crate) async fn follow(
     bar.finish_and_clear();
     let ended = followed?;
     match (ended.state, ended.result, ended.problem) {
-        (OperationState::Succeeded, Some(replica), _) => Ok(replica),
+        (OperationState::Succeeded, Some(OperationResult::Replica(replica)), _) => Ok(replica),
         (_, _, Some(problem)) => Err(Problem::into(problem)),
         (OperationState::Cancelled | OperationState::Running, ..) => Err(interrupted()),
         (OperationState::Succeeded | OperationState::Failed, ..) => {

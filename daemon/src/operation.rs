@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::ApiError;
 use crate::api::wire::{
-    Operation, OperationKind, OperationState, Problem, Progress, ProgressUnit, Replica, UnixTime,
+    Operation, OperationKind, OperationResult, OperationState, Problem, Progress, ProgressUnit, UnixTime,
 };
 
 /// Operations running at a time.
@@ -75,7 +75,7 @@ impl Operations {
     pub fn start<W, F>(&self, kind: OperationKind, target: String, work: W) -> Result<Operation, TableFull>
     where
         W: FnOnce(Task) -> F,
-        F: Future<Output = Result<Replica, Box<Problem>>> + Send + 'static,
+        F: Future<Output = Result<OperationResult, Box<Problem>>> + Send + 'static,
     {
         let (number, task) = self.enter(kind, target)?;
         let begun = task.shown.borrow().clone();
@@ -216,7 +216,7 @@ impl Task {
         self.cancel.is_cancelled()
     }
 
-    fn finish(&self, outcome: Result<Replica, Box<Problem>>) {
+    fn finish(&self, outcome: Result<OperationResult, Box<Problem>>) {
         let cancelled = self.is_cancelled();
         self.change(|now| {
             now.finished_at = Some(UnixTime::now());

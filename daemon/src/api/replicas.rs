@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::replica_control::{ReplicaError, ReplicaSpec};
 use super::request::{self, RequestId};
 use super::routes::Shared;
-use super::wire::{BASE_PATH, Operation, OperationKind, Replica, ReplicaKind};
+use super::wire::{BASE_PATH, Operation, OperationKind, OperationResult, Replica, ReplicaKind};
 use crate::operation::Task;
 
 /// A request for a mount or a clone.
@@ -58,7 +58,7 @@ pub(super) async fn begin(node: &Shared, id: RequestId, asked: Asked) -> Result<
     };
     let attaching = node.clone();
     let work = |task: Task| async move {
-        attaching.replicas().attach(spec, task).await.map_err(|error| {
+        attaching.replicas().attach(spec, task).await.map(OperationResult::Replica).map_err(|error| {
             let error = ApiError::from(error);
             request::log(&error, &id.0, &line);
             Box::new(error.problem(Some(&id.0)))

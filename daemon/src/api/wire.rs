@@ -25,7 +25,7 @@ use utoipa::ToSchema;
 
 pub use doctor::{Check, CheckState};
 pub use node::{DiscoveryInterface, Health, InterfaceState, Mode, NodeStatus, Version};
-pub use operation::{Operation, OperationKind, OperationState, Progress, ProgressUnit};
+pub use operation::{Operation, OperationKind, OperationResult, OperationState, Progress, ProgressUnit};
 pub use peer::{AddPeer, Peer, PeerRef, PeerSource};
 pub use problem::{PROBLEM_MEDIA_TYPE, Problem};
 pub use replica::{

@@ -114,11 +114,11 @@ async fn an_operation_is_followed_to_its_end() {
             task.done(done);
             tokio::task::yield_now().await;
         }
-        Ok(replica("new", ReplicaKind::View))
+        Ok(replica("new", ReplicaKind::View).into())
     });
     let mut seen = Vec::new();
     let end = serving.client.follow_operation(begun.unwrap(), |now| seen.push(now.revision)).await.unwrap();
-    assert_eq!(end.result, Some(replica("new", ReplicaKind::View)));
+    assert_eq!(end.replica(), Some(&replica("new", ReplicaKind::View)));
     assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
     assert_eq!(serving.client.operations().await.unwrap(), [end]);
 }

@@ -1,7 +1,7 @@
 //! Operations from start to oblivion.
 
 use super::*;
-use crate::api::wire::{PeerRef, ReplicaKind, ReplicaState};
+use crate::api::wire::{PeerRef, Replica, ReplicaKind, ReplicaState};
 
 fn replica() -> Replica {
     Replica {
@@ -37,7 +37,7 @@ async fn a_waiter_sees_progress_and_the_end() {
             task.step("reading", Some(10), ProgressUnit::Entries);
             task.done(4);
             gone.recv().await;
-            Ok(replica())
+            Ok(replica().into())
         })
         .unwrap();
     assert_eq!((begun.state, begun.revision), (OperationState::Running, 0));
@@ -47,7 +47,11 @@ async fn a_waiter_sees_progress_and_the_end() {
     assert_eq!(timed_out.state, OperationState::Running);
     go.send(()).await.unwrap();
     let end = operations.wait(&begun.id, None, LONG).await.unwrap();
-    assert_eq!((end.state, end.result), (OperationState::Succeeded, Some(replica())));
+    assert_eq!((end.state, end.replica()), (OperationState::Succeeded, Some(&replica())));
+    let document = serde_json::to_value(&end).unwrap();
+    let told = |key: &str| document["result"][key].as_str().map(str::to_owned).unwrap();
+    assert_eq!([told("type"), told("kind"), told("id")], ["replica", "view", "r1"]);
+    assert_eq!(serde_json::from_value::<Operation>(document).unwrap(), end);
     assert!(end.finished_at.is_some());
 }
 
@@ -63,7 +67,8 @@ async fn cancelling_ends_the_work_and_not_the_result() {
     let end = operations.wait(&begun.id, None, LONG).await.unwrap();
     assert_eq!((end.state, end.problem), (OperationState::Cancelled, None));
 
-    let done = operations.start(OperationKind::Clone, "x".into(), |_| async { Ok(replica()) }).unwrap();
+    let done =
+        operations.start(OperationKind::Clone, "x".into(), |_| async { Ok(replica().into()) }).unwrap();
     operations.wait(&done.id, None, LONG).await.unwrap();
     assert_eq!(operations.cancel(&done.id).unwrap().state, OperationState::Succeeded);
 }
@@ -92,7 +97,8 @@ async fn the_table_is_bounded() {
     assert!(operations.list().iter().all(|now| now.state == OperationState::Cancelled));
 
     for _ in 0..KEPT_MAX + 10 {
-        let begun = operations.start(OperationKind::Mount, "y".into(), |_| async { Ok(replica()) }).unwrap();
+        let begun =
+            operations.start(OperationKind::Mount, "y".into(), |_| async { Ok(replica().into()) }).unwrap();
         operations.wait(&begun.id, None, LONG).await.unwrap();
         tokio::task::yield_now().await;
     }
@@ -104,7 +110,8 @@ async fn the_table_is_bounded() {
 #[tokio::test]
 async fn an_id_of_another_life_names_nothing() {
     let operations = Operations::new("t");
-    let begun = operations.start(OperationKind::Mount, "x".into(), |_| async { Ok(replica()) }).unwrap();
+    let begun =
+        operations.start(OperationKind::Mount, "x".into(), |_| async { Ok(replica().into()) }).unwrap();
     assert_eq!(begun.id, "t-1");
     assert!(Operations::new("u").find(&begun.id).is_none());
     for id in ["", "t", "t-", "t-2", "t-x", "u-1", "t1"] {

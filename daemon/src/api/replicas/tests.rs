@@ -58,16 +58,16 @@ async fn what_a_peer_offers_is_mounted_and_cloned() {
         (mount.kind, mount.target.as_str(), mount.state),
         (OperationKind::Mount, "anna/demo", OperationState::Succeeded)
     );
-    let replica = mount.result.unwrap();
+    let replica = mount.replica().unwrap();
     assert_eq!(
-        (replica.kind, replica.peer.id, replica.when_gone.as_str()),
+        (replica.kind, replica.peer.id.clone(), replica.when_gone.as_str()),
         (ReplicaKind::View, id.to_string(), "wait=10s")
     );
 
     for workspace in ["anna/demo".to_owned(), format!("{}/demo", id.short()), format!("{id}/demo")] {
         let clone =
             made(&fixture.node, "/clones", json!({"workspace": workspace, "when_gone": "fail"})).await;
-        let replica = clone.result.unwrap();
+        let replica = clone.replica().unwrap();
         assert_eq!(
             (clone.kind, replica.kind, replica.when_gone.as_str()),
             (OperationKind::Clone, ReplicaKind::Clone, "fail")

@@ -22,7 +22,7 @@ pub struct Operation {
     pub progress: Progress,
     /// What came of it, once it succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<Replica>,
+    pub result: Option<OperationResult>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
@@ -31,6 +31,27 @@ pub struct Operation {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<UnixTime>,
+}
+
+/// What came of an operation. A client is to ignore types that it does not know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum OperationResult {
+    /// A mount or a clone.
+    Replica(Replica),
+}
+
+impl From<Replica> for OperationResult {
+    fn from(replica: Replica) -> Self {
+        Self::Replica(replica)
+    }
+}
+
+impl Operation {
+    /// The mount or clone that came of it.
+    pub fn replica(&self) -> Option<&Replica> {
+        self.result.as_ref().map(|OperationResult::Replica(replica)| replica)
+    }
 }
 
 /// What an operation does.
