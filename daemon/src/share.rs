@@ -27,7 +27,7 @@ use crate::config::NodeName;
 use crate::home::Home;
 use crate::registry::{Registry, RegistryError, ShareMode, Tables, WorkspaceRecord};
 use crate::snapshot::{SnapshotError, Snapshots};
-use crate::workspace::{CompanionError, FileError, PlaceError, Workspace, WorkspaceName, check_place};
+use crate::workspace::{Workspace, WorkspaceError, WorkspaceName, check_place};
 use near::Neighbourhood;
 use offers::Descriptions;
 use policy::{Policy, Visitor};
@@ -41,15 +41,9 @@ pub enum ShareError {
     /// The registry refused, or failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The directory cannot be shared.
+    /// It cannot be shared as it is.
     #[error(transparent)]
-    Place(#[from] PlaceError),
-    /// Its file cannot be used.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A companion cannot be shared.
-    #[error(transparent)]
-    Companion(#[from] CompanionError),
+    Workspace(#[from] WorkspaceError),
     /// The snapshots failed.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -181,7 +175,7 @@ impl Shares {
     async fn check(&self, record: WorkspaceRecord) -> Result<Vec<PathBuf>, ShareError> {
         let home = self.home.clone();
         let checked = spawn_blocking(move || {
-            check_place(&record.directory, &home)?;
+            check_place(&record.directory, &home).map_err(WorkspaceError::from)?;
             let roots = Workspace::load(&record)?.roots(&home)?;
             Ok(roots.into_iter().skip(1).collect())
         });

@@ -24,7 +24,7 @@ mod tests;
 
 use crate::home::Home;
 use crate::registry::{Registry, RegistryError, SnapshotRecord, WorkspaceRecord};
-use crate::workspace::{CompanionError, FileError, PlaceError};
+use crate::workspace::WorkspaceError;
 use freeze::Queues;
 use origins::Origins;
 use store::Store;
@@ -32,15 +32,9 @@ use store::Store;
 /// Why a snapshot cannot be made or served.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// The workspace's directory cannot be shared any more.
+    /// The workspace cannot be shared any more.
     #[error(transparent)]
-    Place(#[from] PlaceError),
-    /// Its file cannot be used.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A companion cannot be shared.
-    #[error(transparent)]
-    Companion(#[from] CompanionError),
+    Workspace(#[from] WorkspaceError),
     /// The tree cannot be walked.
     #[error(transparent)]
     Walk(#[from] WalkError),

@@ -32,6 +32,20 @@ pub use roots::{Followed, Root, Roots};
 use crate::home::Home;
 use crate::registry::WorkspaceRecord;
 
+/// Why a directory cannot be used as a workspace.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkspaceError {
+    /// It must not be one.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// Its file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A companion cannot be shared.
+    #[error(transparent)]
+    Companion(#[from] CompanionError),
+}
+
 /// A registered workspace with what its file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workspace {
@@ -47,7 +61,7 @@ pub struct Workspace {
 
 impl Workspace {
     /// Reads the file of a registered workspace. Blocks on the disk.
-    pub fn load(record: &WorkspaceRecord) -> Result<Self, FileError> {
+    pub fn load(record: &WorkspaceRecord) -> Result<Self, WorkspaceError> {
         Ok(Self {
             name: record.name.clone(),
             directory: record.directory.clone(),
@@ -58,8 +72,8 @@ impl Workspace {
 
     /// The directory trees that are shared: the workspace, then its companions. Blocks on the disk: each companion
     /// is checked, and one that must not or cannot be shared is an error. Those that lie in another one are left out.
-    pub fn roots(&self, home: &Home) -> Result<Vec<PathBuf>, CompanionError> {
-        companion::roots(&self.directory, &self.file.companions, home)
+    pub fn roots(&self, home: &Home) -> Result<Vec<PathBuf>, WorkspaceError> {
+        Ok(companion::roots(&self.directory, &self.file.companions, home)?)
     }
 
     /// The same, where `record` says it is shared and its owner was shown every companion when it was.
@@ -67,7 +81,7 @@ impl Workspace {
         &self,
         record: &WorkspaceRecord,
         home: &Home,
-    ) -> Result<Vec<PathBuf>, CompanionError> {
+    ) -> Result<Vec<PathBuf>, WorkspaceError> {
         let roots = self.roots(home)?;
         let confirmed = record.share.as_ref().map_or(&[][..], |share| &share.companions);
         companion::check_confirmed(&roots, confirmed)?;
@@ -75,7 +89,7 @@ impl Workspace {
     }
 
     /// What it needs from a machine and does not bring along. Blocks on the disk.
-    pub fn requirements(&self, home: &Home) -> Result<Vec<Requirement>, CompanionError> {
+    pub fn requirements(&self, home: &Home) -> Result<Vec<Requirement>, WorkspaceError> {
         let roots = self.roots(home)?.into_iter().map(Root::in_place);
         Ok(requirements(&Roots::new(roots)))
     }

@@ -18,7 +18,7 @@ use crate::operation::TableFull;
 use crate::registry::RegistryError;
 use crate::runtime::PlanError;
 use crate::share::ShareError;
-use crate::workspace::{BadWorkspaceName, CompanionError, CreateError, FileError, PlaceError};
+use crate::workspace::{BadWorkspaceName, CreateError, WorkspaceError};
 use twinshare_fs::replica::NotAWhenGone;
 
 /// Why a request failed. The text is for whoever asked; the node's log also has the chain of causes.
@@ -119,15 +119,9 @@ pub enum ApiError {
     /// The directory cannot become a workspace.
     #[error(transparent)]
     Create(#[from] CreateError),
-    /// The directory cannot be shared.
+    /// A workspace cannot be used as it is.
     #[error(transparent)]
-    Place(#[from] PlaceError),
-    /// The workspace's file is missing or wrong.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A companion cannot be shared.
-    #[error(transparent)]
-    Companion(#[from] CompanionError),
+    Workspace(#[from] WorkspaceError),
     /// A workspace is not shared, or not any more.
     #[error(transparent)]
     Share(#[from] ShareError),

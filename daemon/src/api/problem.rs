@@ -17,7 +17,7 @@ use crate::registry::RegistryError;
 use crate::runtime::PlanError;
 use crate::share::ShareError;
 use crate::snapshot::SnapshotError;
-use crate::workspace::{CompanionError, CreateError, FileError, PlaceError};
+use crate::workspace::{CompanionError, CreateError, FileError, PlaceError, WorkspaceError};
 
 /// What is the same each time an error of one kind occurs.
 struct Kind {
@@ -158,9 +158,7 @@ impl ApiError {
             Self::Call { error, .. } => call_kind(error),
             Self::Registry(error) => registry_kind(error),
             Self::Create(error) => create_kind(error),
-            Self::Place(error) => place_kind(error),
-            Self::File(error) => file_kind(error),
-            Self::Companion(error) => companion_kind(error),
+            Self::Workspace(error) => workspace_kind(error),
             Self::Share(error) => share_kind(error),
             Self::NotHere(_) => kind(
                 StatusCode::NOT_FOUND,
@@ -334,8 +332,7 @@ fn refusal_kind(refusal: &Refusal) -> Kind {
 
 fn create_kind(error: &CreateError) -> Kind {
     match error {
-        CreateError::Place(error) => place_kind(error),
-        CreateError::File(error) => file_kind(error),
+        CreateError::Workspace(error) => workspace_kind(error),
         CreateError::NameDiffers { .. } => kind(
             StatusCode::CONFLICT,
             "name_differs",
@@ -355,6 +352,14 @@ fn create_kind(error: &CreateError) -> Kind {
             "a workspace's directory must be writable once, for its `twinshare.yaml`; or put one there yourself",
         ),
         CreateError::Registry(error) => registry_kind(error),
+    }
+}
+
+fn workspace_kind(error: &WorkspaceError) -> Kind {
+    match error {
+        WorkspaceError::Place(error) => place_kind(error),
+        WorkspaceError::File(error) => file_kind(error),
+        WorkspaceError::Companion(error) => companion_kind(error),
     }
 }
 
@@ -382,18 +387,14 @@ fn file_kind(error: &FileError) -> Kind {
 fn share_kind(error: &ShareError) -> Kind {
     match error {
         ShareError::Registry(error) => registry_kind(error),
-        ShareError::Place(error) => place_kind(error),
-        ShareError::File(error) => file_kind(error),
-        ShareError::Companion(error) => companion_kind(error),
+        ShareError::Workspace(error) => workspace_kind(error),
         ShareError::Snapshot(error) => snapshot_kind(error),
     }
 }
 
 fn snapshot_kind(error: &SnapshotError) -> Kind {
     match error {
-        SnapshotError::Place(error) => place_kind(error),
-        SnapshotError::File(error) => file_kind(error),
-        SnapshotError::Companion(error) => companion_kind(error),
+        SnapshotError::Workspace(error) => workspace_kind(error),
         SnapshotError::Registry(error) => registry_kind(error),
         SnapshotError::Busy | SnapshotError::Stopping => busy_node(),
         SnapshotError::Walk(_) | SnapshotError::Disk { .. } | SnapshotError::Open { .. } => internal(),

@@ -16,7 +16,9 @@ use super::wire::{Problem, RunRequest};
 use crate::home::Home;
 use crate::node::{LocalWorkspace, User};
 use crate::runtime::{self, Plan, Request, RootBinding};
-use crate::workspace::{Environment, FileError, Requirement, Root, Roots, WorkspaceFile, requirements};
+use crate::workspace::{
+    Environment, FileError, Requirement, Root, Roots, WorkspaceError, WorkspaceFile, requirements,
+};
 
 /// How long a run waits for what its workspace needs from this machine: some small files of virtual environments.
 const REQUIREMENTS_WITHIN: Duration = Duration::from_secs(5);
@@ -128,7 +130,7 @@ fn environment(local: &LocalWorkspace) -> Result<Option<Environment>, ApiError> 
     match WorkspaceFile::load(&top.here) {
         Ok(file) => Ok(file.environments.into_iter().next()),
         Err(FileError::Missing { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(WorkspaceError::from(error).into()),
     }
 }
 

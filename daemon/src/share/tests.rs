@@ -316,9 +316,9 @@ async fn what_is_wrong_is_told_to_the_owner_and_not_to_the_peer() {
     let good = fs::read(&file).unwrap();
     let share = || owner.shares.share(&demo, Some(ShareMode::Open));
     fs::write(&file, "schema: 1\nname: demo\nfoo: 1\n").unwrap();
-    assert!(matches!(share().await, Err(ShareError::File(_))));
+    assert!(matches!(share().await, Err(ShareError::Workspace(WorkspaceError::File(_)))));
     fs::write(&file, "schema: 1\nname: demo\ncompanions: [/nonexistent]\n").unwrap();
-    assert!(matches!(share().await, Err(ShareError::Companion(_))));
+    assert!(matches!(share().await, Err(ShareError::Workspace(WorkspaceError::Companion(_)))));
     let unknown = owner.shares.share(&"other".parse().unwrap(), None).await;
     assert!(matches!(unknown, Err(ShareError::Registry(RegistryError::NoSuchWorkspace))));
     fs::write(&file, good).unwrap();

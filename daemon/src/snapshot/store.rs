@@ -18,7 +18,7 @@ use twinshare_transport::protocol::TreeSize;
 use super::SnapshotError;
 use crate::home::Home;
 use crate::registry::{Registry, RegistryError, SnapshotRecord, Tables, WorkspaceRecord};
-use crate::workspace::{Workspace, check_place};
+use crate::workspace::{Workspace, WorkspaceError, check_place};
 
 /// Walks at a time, of all workspaces: each uses several threads and the disk.
 const WALKS_MAX: usize = 2;
@@ -124,7 +124,7 @@ impl Store {
 
     /// Walks a workspace into a directory of its own.
     fn walk(&self, workspace: &WorkspaceRecord) -> Result<Unfinished, SnapshotError> {
-        check_place(&workspace.directory, &self.home)?;
+        check_place(&workspace.directory, &self.home).map_err(WorkspaceError::from)?;
         let roots = Workspace::load(workspace)?.shared_roots(workspace, &self.home)?;
         let directory = self.new_directory()?;
         let own = self.home.own_directories();

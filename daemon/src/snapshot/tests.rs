@@ -79,7 +79,7 @@ async fn the_nodes_own_state_is_never_in_a_snapshot() {
     inner.prepare().unwrap();
     let snapshots = Snapshots::open(inner, bench.registry.clone()).unwrap();
     let error = snapshots.freeze(bench.workspace.clone(), ANNA).await.unwrap_err();
-    assert!(matches!(&*error, SnapshotError::Place(_)), "{error}");
+    assert!(matches!(&*error, SnapshotError::Workspace(WorkspaceError::Place(_))), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,7 +103,10 @@ async fn a_failed_walk_leaves_nothing() {
     let bench = bench().await;
     fs::remove_dir_all(&bench.workspace.directory).unwrap();
     let error = bench.snapshots.freeze(bench.workspace.clone(), ANNA).await.unwrap_err();
-    assert!(matches!(&*error, SnapshotError::Place(_)) && !error.is_lost(), "{error}");
+    assert!(
+        matches!(&*error, SnapshotError::Workspace(WorkspaceError::Place(_))) && !error.is_lost(),
+        "{error}"
+    );
     assert!(bench.on_disk().is_empty());
     drop(bench.base);
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::{
-    Detected, FILE_NAME, FileError, PlaceError, Requirement, Root, Roots, WorkspaceFile, WorkspaceName,
+    Detected, FILE_NAME, FileError, Requirement, Root, Roots, WorkspaceError, WorkspaceFile, WorkspaceName,
     check_place, detect, requirements,
 };
 use crate::home::Home;
@@ -31,12 +31,9 @@ pub struct Created {
 /// Why a directory was not made a workspace.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
-    /// The directory cannot be one.
+    /// The directory cannot be one, or has a file that cannot be used.
     #[error(transparent)]
-    Place(#[from] PlaceError),
-    /// It has a file that cannot be used.
-    #[error(transparent)]
-    File(#[from] FileError),
+    Workspace(#[from] WorkspaceError),
     /// The file says another name than the user.
     #[error("{path} names the workspace {in_file}, not {asked}: change it there, or leave the name out")]
     NameDiffers {
@@ -106,11 +103,11 @@ struct Looked {
 }
 
 fn look(home: &Home, directory: &Path, asked: Option<WorkspaceName>) -> Result<Looked, CreateError> {
-    let directory = check_place(directory, home)?;
+    let directory = check_place(directory, home).map_err(WorkspaceError::from)?;
     let file = match WorkspaceFile::load(&directory) {
         Ok(file) => Some(file),
         Err(FileError::Missing { .. }) => None,
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(WorkspaceError::from(error).into()),
     };
     let name = match (&file, asked) {
         (Some(file), Some(asked)) if file.name != asked => {
@@ -137,7 +134,7 @@ impl Looked {
         }
         let path = self.directory.join(FILE_NAME);
         let text = text(&self.name, &self.detected);
-        let file = WorkspaceFile::parse(&text, &path)?;
+        let file = WorkspaceFile::parse(&text, &path).map_err(WorkspaceError::from)?;
         write_new(&path, &text).map_err(|source| CreateError::Write { path, source })?;
         Ok((self, file, true))
     }
@@ -292,7 +289,7 @@ mod tests {
         // A workspace within another is its own, as long as it has its own name.
         bench.create(&bench.directory("1/demo/inner"), None).await.unwrap();
         let error = bench.create(&bench.directory("home"), None).await.unwrap_err();
-        assert!(matches!(error, CreateError::Place(_)), "{error}");
+        assert!(matches!(error, CreateError::Workspace(WorkspaceError::Place(_))), "{error}");
         let error = bench.create(&bench.directory("工"), None).await.unwrap_err();
         assert!(matches!(error, CreateError::NoName { .. }), "{error}");
     }
