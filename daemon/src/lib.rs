@@ -5,6 +5,7 @@
 //! Whoever steers it (the command line among them) uses [`client`] and nothing else.
 
 pub mod api;
+mod chain;
 pub mod client;
 pub mod config;
 pub mod discovery;

@@ -13,6 +13,7 @@ use twinshare_transport::client::CallError;
 
 use super::replica_control::ReplicaError;
 use super::wire::ReplicaKind;
+use crate::chain::chain;
 use crate::node::AddressError;
 use crate::operation::TableFull;
 use crate::registry::RegistryError;
@@ -175,14 +176,7 @@ impl ApiError {
 
     /// The error with everything that caused it: for the log.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(next) = cause {
-            text.push_str(": ");
-            text.push_str(&next.to_string());
-            cause = next.source();
-        }
-        text
+        chain(self)
     }
 }
 

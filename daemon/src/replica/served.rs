@@ -23,6 +23,7 @@ use super::remotes::HeldRemote;
 use super::roster::{Life, NotStarted};
 use super::spec::{self, Spec};
 use crate::api::wire::{self, ReplicaLeftOut, ReplicaLeftOutEntry, ReplicaProgress, ReplicaRoot};
+use crate::chain::chain;
 
 /// How long the first part of the manifest may take to arrive.
 const MANIFEST_WITHIN: Duration = Duration::from_secs(30);
@@ -344,12 +345,6 @@ fn from_replica(error: ReplicaError) -> Failure {
         }
         ReplicaError::Disk { .. } | ReplicaError::OtherSnapshot => Failure::Other(chain(&error)),
     }
-}
-
-/// An error and what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]
