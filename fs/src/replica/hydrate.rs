@@ -1,9 +1,9 @@
 //! Fetches everything that is missing, in the background, until nothing is.
 //!
 //! It goes through the manifest in passes: first the files that changed lately, since they are the likeliest to change
-//! again before they are here, then small files, then the rest. It asks only while there is [room](
-//! super::scheduler::Scheduler::room_bulk), for blocks that are neither here nor coming, and never for what somebody
-//! waits for. What a pass could not have (the peer left, a file changed, the disk is full) the next one asks for again.
+//! again before they are here, then small files, then the rest. It asks only while the [scheduler](super::scheduler) has
+//! room, for blocks that are neither here nor coming, and never for what somebody waits for. What a pass could not have
+//! (the peer left, a file changed, the disk is full) the next one asks for again.
 
 use std::ops::Range;
 use std::sync::Arc;
