@@ -23,6 +23,8 @@ const GIVEN_UP: Duration = Duration::from_secs(10);
 struct Pair<'hosts> {
     ada: User<'hosts>,
     ben: User<'hosts>,
+    /// What was mounted on Ben's machine before: a test machine sees the mounts of the one it runs on.
+    mounted_before: Vec<String>,
     _nodes: [Running; 2],
 }
 
@@ -30,8 +32,18 @@ fn pair(rate: Rate, who: Who, act: impl FnOnce(&Pair<'_>) -> Result<()>) -> Resu
     let (ada, ben) = (Host::new("ada", Disk::Ext4)?, Host::new("ben", Disk::Ext4)?);
     let _link = Link::between(&ada, &ben, 1, rate)?;
     let (ada, ben) = (User::new(&ada, Who::Root), User::new(&ben, who));
-    let told = (|| act(&Pair { ada, ben, _nodes: [ada.foreground()?, ben.foreground()?] }))();
+    let told = (|| {
+        let mounted_before = mounts(&ben)?;
+        act(&Pair { ada, ben, mounted_before, _nodes: [ada.foreground()?, ben.foreground()?] })
+    })();
     told.with_context(|| format!("on ada:\n{}\non ben:\n{}", ada.log(), ben.log()))
+}
+
+/// The places where something of twinshare's is mounted.
+fn mounts(user: &User<'_>) -> Result<Vec<String>> {
+    let table = user.host().program("cat").arg("/proc/self/mountinfo").run(BOUND)?.success()?;
+    let ours = table.lines().filter(|line| line.contains(" - fuse.twinshare "));
+    Ok(ours.filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect())
 }
 
 impl Pair<'_> {
@@ -53,9 +65,9 @@ impl Pair<'_> {
 
     /// The places where something of ours is mounted on Ben's machine.
     fn mounted(&self) -> Result<Vec<String>> {
-        let table = self.ben.host().program("cat").arg("/proc/self/mountinfo").run(BOUND)?.success()?;
-        let ours = table.lines().filter(|line| line.contains(" - fuse.twinshare "));
-        Ok(ours.filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect())
+        let mut mounted = mounts(&self.ben)?;
+        mounted.retain(|place| !self.mounted_before.contains(place));
+        Ok(mounted)
     }
 
     /// The processes on Ben's machine whose command line holds `text`, the eldest first.
