@@ -74,7 +74,22 @@ fn tell(a: &User<'_>, b: &User<'_>, link: &Link, origin: Who) -> Result<()> {
         "{crossed} bytes crossed for a run that needs a fraction of the workspace"
     );
 
-    every_byte_is_the_origins(a, b, &project, &clone)
+    every_byte_is_the_origins(a, b, &project, &clone)?;
+    all_of_it_goes_or_nothing(b, &clone)
+}
+
+/// Somebody is in the companion alone: the workspace, which needs it, stays mounted with it.
+fn all_of_it_goes_or_nothing(b: &User<'_>, clone: &str) -> Result<()> {
+    let listed = b.json(&["workspace", "list"])?;
+    let companion = listed["clones"][0]["roots"][1]["local"].as_str().context("no companion is listed")?;
+    let inside = b.program("sleep").arg("300").dir(companion).start()?;
+    let busy = b.twinshare(&["workspace", "rm", "gpt4-demo", "--yes"]).run(BOUND)?.failure()?;
+    ensure!(busy.contains("sleep") && busy.contains(companion), "{busy}");
+    b.program("cat").arg(format!("{clone}/main.py")).run(BOUND)?.success()?;
+    drop(inside);
+    b.run(&["workspace", "rm", "gpt4-demo", "--yes"])?;
+    ensure!(!b.host().path(clone).exists(), "the clone's directory is still there");
+    Ok(())
 }
 
 /// Reads everything through the mount, and compares content with the origin's.

@@ -142,10 +142,14 @@ impl Served {
 }
 
 impl Life for Served {
-    /// Unmounts the roots, the workspace first: while somebody works there, everything stays. Stops at the first that
-    /// is busy; asked again, it goes on from there.
+    /// Unmounts the roots, the workspace first: while somebody works there, or in a companion, everything stays. Stops
+    /// at the first that turns out to be busy; asked again, it goes on from there.
     async fn unmount(&self) -> Result<(), Failure> {
         let mut unmounted = self.unmounted.lock().await;
+        if *unmounted == 0 {
+            let companions: Vec<_> = self.mounts.iter().skip(1).cloned().collect();
+            blocking(move || unused(&companions)).await?;
+        }
         while let Some(mount) = self.mounts.get(*unmounted) {
             let mount = mount.clone();
             blocking(move || mount.unmount().map_err(from_unmount)).await?;
@@ -171,6 +175,16 @@ impl Life for Served {
             tracing::warn!(replica = self.spec.id, "what has arrived is not on the disk yet");
         }
     }
+}
+
+/// Checks that nobody is seen in any of these companions.
+fn unused(companions: &[Arc<MountedRoot>]) -> Result<(), Failure> {
+    let in_companion = |companion: &MountedRoot| {
+        let at = companion.at().display().to_string();
+        companion.users().iter().map(|user| format!("{user}, of the companion at {at}")).collect::<Vec<_>>()
+    };
+    let users: Vec<String> = companions.iter().flat_map(|companion| in_companion(companion)).collect();
+    if users.is_empty() { Ok(()) } else { Err(Failure::Busy(users)) }
 }
 
 /// A replica that can be mounted.

@@ -173,7 +173,7 @@ fn text(name: &WorkspaceName, detected: &Detected) -> String {
          #  command: [python, run.py]\n\
          #  env: {EXAMPLE: value}\n\
          \n\
-         # Whether `workspace share` lets in every peer on the network without being told to.\n\
+         # How whoever wrote this file would share it. Only `workspace share` on this machine lets anybody in.\n\
          #share:\n\
          #  open: false\n",
     );

@@ -14,6 +14,7 @@ use super::adapter::Adapter;
 use super::copies::copies;
 use super::direct::{DEVICE, Spec, open_device};
 use super::fusermount::FusermountError;
+use super::holders::{Holder, holders};
 use super::liveness::{in_time, is_fuse};
 use super::mountinfo::{Mounted, mounted_at};
 use super::privilege::{Mounter, Route};
@@ -172,6 +173,13 @@ impl MountedRoot {
             return Err(UnmountError::Busy { at: self.at.clone(), holders: elsewhere });
         }
         unmount(&self.mount, |at| self.mounter.route.unmount(at))
+    }
+
+    /// Who uses it, here or in a sandbox or a container, as far as that can be seen. Blocks for a look at all processes.
+    pub fn users(&self) -> Vec<Holder> {
+        let mut users = copies(&self.mount);
+        users.extend(holders(&self.mount));
+        users
     }
 
     /// Waits until the kernel has ended the session: the mount and all its copies are gone, or it has died. Cancel
