@@ -302,11 +302,6 @@ impl Engine {
         orders.iter().for_each(|order| self.fail(order, &Failure::Again));
     }
 
-    /// True when all blocks of a file are known to be here.
-    pub(super) fn is_complete(&self, file: EntryIndex) -> bool {
-        self.ledger().is_complete(file)
-    }
-
     fn fail(&self, order: &Order, failure: &Failure) {
         order.inode.lock().fail(&order.ask, failure);
     }
@@ -384,20 +379,19 @@ impl Engine {
 
     /// Returns when no request is outstanding for which nobody waits, and what came is on the disk or was refused.
     pub(super) async fn bulk_ended(&self) {
-        loop {
-            let changed = self.changed.notified();
-            if self.scheduler.is_bulk_idle() && self.writer.is_idle() {
-                return;
-            }
-            changed.await;
-        }
+        self.until(|| self.scheduler.is_bulk_idle() && self.writer.is_idle()).await;
     }
 
     /// Returns when nothing is on its way and everything that arrived has been written, or refused by the disk.
     pub(super) async fn idle(&self) {
+        self.until(|| self.scheduler.is_idle() && self.writer.is_idle()).await;
+    }
+
+    /// Returns when `is_so` holds, looking again after each change.
+    async fn until(&self, is_so: impl Fn() -> bool) {
         loop {
-            let changed = self.changed.notified();
-            if self.scheduler.is_idle() && self.writer.is_idle() {
+            let changed = self.changed_soon();
+            if is_so() {
                 return;
             }
             changed.await;

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ use super::directories::{self, OPEN};
 use super::engine::Engine;
 use super::hydrate::is_all_here;
 use super::state;
-use super::store::{StoreError, link_into, to_errno, write_at};
+use super::store::{StoreError, link_into, punch_bytes, to_errno, write_at};
 use crate::digest::BlockIndex;
 use crate::git::{self, Shown};
 use crate::manifest::{Entry, EntryIndex, Extra, Kind, Listing, Mtime};
@@ -279,7 +279,7 @@ fn make_holes(file: &File, holes: &[Range<u64>]) -> Result<(), Errno> {
             file.read_exact_at(&mut bytes, edge.start).map_err(to_errno)?;
             // Whatever its hole map says: what was verified is the content.
             if bytes.iter().all(|byte| *byte == 0) {
-                punch(file, edge)?;
+                give_back(file, edge)?;
             }
         }
     }
@@ -287,9 +287,8 @@ fn make_holes(file: &File, holes: &[Range<u64>]) -> Result<(), Errno> {
 }
 
 /// Gives back the space of zeros, where the filesystem and the file's mode let it.
-fn punch(file: &File, zeros: &Range<u64>) -> Result<(), Errno> {
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    match rustix::fs::fallocate(file, flags, zeros.start, zeros.end - zeros.start) {
+fn give_back(file: &File, zeros: &Range<u64>) -> Result<(), Errno> {
+    match punch_bytes(file, zeros) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::BADF) => Ok(()),
         Err(errno) => Err(errno),
     }

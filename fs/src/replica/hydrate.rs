@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::engine::Engine;
+use super::ledger::Ledger;
 use super::scheduler::{Order, REQUEST_BYTES_MAX, SMALL_BYTES_MAX};
 use crate::digest::{BLOCK_BYTES, block_count};
 use crate::git::{self, Shown};
@@ -112,8 +113,10 @@ async fn pass(engine: &Arc<Engine>) -> bool {
 /// True when the disk has kept everything. Blocks for as long as it takes to write it back.
 pub(super) fn is_all_here(engine: &Arc<Engine>) -> bool {
     engine.flusher.ask(engine);
-    let mut files = engine.manifest.iter().filter(|entry| is_content(engine, entry));
-    files.all(|file| engine.is_complete(file.index()))
+    let ledger = engine.ledger();
+    let is_here = |file: Entry<'_>| ledger.is_complete(file.index()) || !is_content(engine, &file);
+    // What the disk turned out to have lost meanwhile is missing again.
+    engine.manifest.iter().all(is_here) && engine.generation() == ledger.generation
 }
 
 /// True for the first name of a file whose blocks are wanted: it has some, and nothing else is shown in their place.
@@ -215,16 +218,16 @@ impl Cursor {
     }
 
     /// The next file of which something may be missing, and the blocks of it to look at.
-    fn next(&mut self, engine: &Engine) -> Option<(EntryIndex, Range<u64>)> {
+    fn next(&mut self, engine: &Engine, ledger: &Ledger) -> Option<(EntryIndex, Range<u64>)> {
         loop {
             let part = PARTS.get(self.part)?;
             let Some(entry) = engine.manifest.entry(EntryIndex(self.entry)) else {
                 (self.part, self.entry, self.block) = (self.part + 1, 0, 0);
                 continue;
             };
-            let wanted = is_content(engine, &entry)
-                && self.part_of(&entry) == *part
-                && !engine.is_complete(entry.index());
+            let wanted = self.part_of(&entry) == *part
+                && !ledger.is_complete(entry.index())
+                && is_content(engine, &entry);
             let (from, end) = (self.block, block_count(entry.size()));
             let to = end.min(from + REQUEST_BYTES_MAX / BLOCK_BYTES);
             if !wanted || to == end {
@@ -243,7 +246,8 @@ impl Cursor {
 /// looked at.
 fn find(engine: &Arc<Engine>, mut at: Cursor) -> (Bundle, Option<Cursor>) {
     let mut bundle = at.over.take().unwrap_or_else(|| Bundle::new(engine));
-    while let Some((file, blocks)) = at.next(engine) {
+    let ledger = engine.ledger();
+    while let Some((file, blocks)) = at.next(engine, &ledger) {
         let Some(order) = engine.missing_of(file, blocks) else { continue };
         if bundle.has_room_for(&order) {
             bundle.push(order);

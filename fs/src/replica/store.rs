@@ -202,10 +202,16 @@ pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> Result<(), (us
 /// Makes a hole where `blocks` of a file lie. All of a last block goes, also beyond the end of the file: of a page that
 /// is punched in part only the bytes are cleared, and it stays mapped.
 pub(super) fn punch(file: &File, blocks: &Range<u64>) -> Result<(), Errno> {
-    let start = BlockIndex(blocks.start).offset();
-    let bytes = BlockIndex(blocks.end).offset() - start;
+    punch_bytes(file, &(BlockIndex(blocks.start).offset()..BlockIndex(blocks.end).offset()))
+}
+
+/// Makes a hole of these bytes of a file, whose length stays.
+pub(super) fn punch_bytes(file: &File, bytes: &Range<u64>) -> Result<(), Errno> {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    if bytes == 0 { Ok(()) } else { rustix::fs::fallocate(file, flags, start, bytes) }
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    rustix::fs::fallocate(file, flags, bytes.start, bytes.end - bytes.start)
 }
 
 pub(super) fn to_errno(error: io::Error) -> Errno {
