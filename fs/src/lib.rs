@@ -5,8 +5,8 @@
 //! kernel. It knows nothing of networks, HTTP or configuration files: an origin may be a directory on this disk or
 //! a peer on the other side of the world, and nothing here can tell which.
 
+mod beneath;
 mod clock;
-mod confine;
 pub mod digest;
 pub mod digest_file;
 pub mod filesystem;

@@ -14,7 +14,6 @@ use crate::manifest::{EntryIndex, Kind, Manifest};
 use crate::origin::{Availability, Origin};
 
 mod ask;
-mod beneath;
 mod block_set;
 mod census;
 mod counters;

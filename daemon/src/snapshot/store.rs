@@ -138,7 +138,7 @@ impl Store {
             progress: &progress,
         };
         match build(&directory, &roots, &options) {
-            Ok(walked) => Ok(Unfinished { directory, manifest: walked.manifest }),
+            Ok(manifest) => Ok(Unfinished { directory, manifest }),
             Err(error) => {
                 // The walk's own failure is the one to report; the rest is removed at the next start.
                 let _ = fs::remove_dir_all(&directory);

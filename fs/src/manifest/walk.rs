@@ -6,7 +6,7 @@
 //!
 //! The tree may change under the walk. Each directory is listed again until it did not change while it was listed;
 //! what vanished in between is simply absent. The walk never follows a symbolic link, never leaves the filesystem of
-//! its root ([confined](crate::confine)), and never stops for what it may not read: that is listed in the manifest's
+//! its root ([confined](crate::beneath)), and never stops for what it may not read: that is listed in the manifest's
 //! [`LeftOutList`], as is all else that does not travel.
 //!
 //! Two walks over a tree that did not change give the same bytes, whatever the number of threads. What differs
@@ -78,15 +78,6 @@ pub struct WalkProgress {
     pub bytes: AtomicU64,
 }
 
-/// What a walk made.
-#[derive(Debug)]
-pub struct Walked {
-    /// The manifest, complete and durable.
-    pub manifest: Manifest,
-    /// Companions that are no roots of their own, because they lie inside another root.
-    pub merged: Vec<PathBuf>,
-}
-
 /// Why a walk failed as a whole. What concerns a single entry is in the manifest's [`LeftOutList`] instead.
 #[derive(Debug, thiserror::Error)]
 pub enum WalkError {
@@ -126,11 +117,11 @@ pub enum WalkError {
 /// Walks `roots`, the workspace first and then its companions, and puts [`MANIFEST_FILE`] and [`STAMPS_FILE`] into
 /// `directory`, durably, the manifest first.
 ///
-/// A companion whose path lies inside the workspace or inside another companion is not walked twice: it is left out of the
-/// roots and named in [`Walked::merged`]. One that contains the workspace is refused. Blocks for as long as the walk
-/// takes (100,000 files: about half a second of each of two cores when the metadata is cached).
-pub fn build(directory: &Path, roots: &[PathBuf], options: &WalkOptions<'_>) -> Result<Walked, WalkError> {
-    let (roots, merged) = root::open(roots)?;
+/// A companion whose path lies inside the workspace or inside another companion is not walked twice: it is no root of
+/// its own. One that contains the workspace is refused. Blocks for as long as the walk takes (100,000 files: about half
+/// a second of each of two cores when the metadata is cached).
+pub fn build(directory: &Path, roots: &[PathBuf], options: &WalkOptions<'_>) -> Result<Manifest, WalkError> {
+    let roots = root::open(roots)?;
     let meta = Meta { roots: roots.iter().map(|root| root.path.as_os_str().as_bytes().to_vec()).collect() };
     let entries = roots.iter().map(|root| root.entry.clone()).collect();
     let builder = Builder::new(&directory.join(MANIFEST_FILE), &meta, entries)?;
@@ -146,8 +137,7 @@ pub fn build(directory: &Path, roots: &[PathBuf], options: &WalkOptions<'_>) -> 
     };
     walk.push_roots(&roots)?;
     workers::run(&roots, options, &mut walk)?;
-    let manifest = walk.finish()?;
-    Ok(Walked { manifest, merged })
+    walk.finish()
 }
 
 /// What the appending thread holds.

@@ -28,8 +28,8 @@ use rustix::fs::{Advice, Mode, OFlags};
 use super::stamps::Stamps;
 use super::version::{Now, fault};
 use super::{FileFault, RUN_BLOCKS};
+use crate::beneath;
 use crate::clock;
-use crate::confine::open_beneath;
 use crate::digest::{BLOCK_BYTES, BlockIndex, Digest};
 use crate::digest_file::{Bound, DIGESTS_PER_CALL_MAX, DigestFile};
 use crate::manifest::{Entry, EntryIndex, Manifest};
@@ -116,7 +116,9 @@ impl Files {
         if keep && let Some(file) = lock(&self.open).get(&entry.index()) {
             return Ok(file.clone());
         }
-        let file = File::from(open_beneath(root.0.as_fd(), path, OFlags::RDONLY).map_err(fault)?);
+        let file = File::from(
+            beneath::open(root.0.as_fd(), path, OFlags::RDONLY).map_err(|errno| fault(errno.into()))?,
+        );
         if entry.size() > SMALL_BYTES {
             // A hint that costs nothing to ignore.
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);

@@ -6,7 +6,7 @@
 //! [`files`](super::files) for how it is read.
 //!
 //! A tree's owner may rename, replace and remove whatever they like at any moment; nothing outside the roots is ever
-//! opened for it ([confined](crate::confine)).
+//! opened for it ([confined](crate::beneath)).
 
 use std::fmt;
 use std::io;

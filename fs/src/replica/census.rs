@@ -3,17 +3,16 @@
 //! The totals come from the manifest. What is here comes from the disk: only directories that exist are looked into,
 //! so a new replica costs nothing and a full one a few microseconds a file.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::beneath;
 use super::engine::Engine;
 use super::inode::hole_blocks;
 use super::ledger::{Amount, Ledger};
+use crate::beneath;
 use crate::digest::block_count;
 use crate::manifest::{Arrival, Entry, EntryIndex, Kind};
 use crate::name::RelPath;
@@ -126,14 +125,8 @@ fn load(engine: &Arc<Engine>, index: EntryIndex) -> Result<(), Uncounted> {
 
 /// The names in a directory; none where it does not exist, or where something else is in its place.
 fn names(top: BorrowedFd<'_>, path: &RelPath) -> Result<Vec<Vec<u8>>, Uncounted> {
-    let directory = match beneath::open(top, path, OFlags::RDONLY | OFlags::DIRECTORY) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Vec::new()),
-        opened => opened.map_err(Uncounted::Disk)?,
-    };
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(directory.as_fd()).map_err(Uncounted::Disk)? {
-        names.push(entry.map_err(Uncounted::Disk)?.file_name().to_bytes().to_vec());
+    match beneath::names(top, path.as_bytes()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
+        names => names.map_err(Uncounted::Disk),
     }
-    names.retain(|name| !matches!(name.as_slice(), b"." | b".."));
-    Ok(names)
 }

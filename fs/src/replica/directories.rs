@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::beneath;
 use super::finish::{FinishError, apply as apply_to};
 use super::layout::Layout;
+use crate::beneath;
 use crate::manifest::{EntryIndex, Kind, Manifest};
 
 /// Permission bits without which a directory's own user cannot work in it.
@@ -30,7 +30,7 @@ pub(super) fn apply(
         }
         let (root, path) = manifest.locate(index).ok_or(FinishError::Manifest)?;
         let top = tops.get(root.0 as usize).ok_or(FinishError::Manifest)?;
-        let applied = match beneath::open(top.as_fd(), &path, OFlags::RDONLY | OFlags::DIRECTORY) {
+        let applied = match beneath::open(top.as_fd(), path.as_bytes(), OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(directory) => apply_to(&directory, &entry.extra(), entry.mode(), entry.mtime()),
             Err(Errno::ACCESS) => Ok(()),
             Err(errno) => Err(errno),
@@ -46,12 +46,11 @@ pub(super) fn apply(
 
 /// The roots' own directories, where they are in the making.
 pub(super) fn tops(layout: &Layout, manifest: &Manifest) -> Result<Vec<OwnedFd>, FinishError> {
-    let open =
-        |root| {
-            let (top, path) = layout.below(manifest, root).ok_or(FinishError::Manifest)?;
-            beneath::open(top, &path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|source| {
-                FinishError::Disk { path: path.to_string(), doing: "it cannot be opened", source }
-            })
-        };
+    let open = |root| {
+        let (top, path) = layout.below(manifest, root).ok_or(FinishError::Manifest)?;
+        beneath::open(top, path.as_bytes(), OFlags::RDONLY | OFlags::DIRECTORY).map_err(|source| {
+            FinishError::Disk { path: path.to_string(), doing: "it cannot be opened", source }
+        })
+    };
     manifest.roots().map(open).collect()
 }

@@ -17,12 +17,12 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFla
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::beneath;
 use super::directories::{self, OPEN};
 use super::engine::Engine;
 use super::hydrate::is_all_here;
 use super::state;
 use super::store::{StoreError, link_into, punch_bytes, to_errno, write_at};
+use crate::beneath;
 use crate::digest::BlockIndex;
 use crate::git::{self, Shown};
 use crate::manifest::{Entry, EntryIndex, Extra, Kind, Listing, Mtime};

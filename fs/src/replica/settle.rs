@@ -7,21 +7,21 @@
 //!
 //! Once the first step has begun the clone can only go on: after an interruption, [`conclude`] alone does what is left.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::fs::{OFlags, RenameFlags};
+use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
-use super::beneath;
 use super::directories;
 use super::finish::{FinishError, apply};
 use super::layout::{Layout, LayoutError};
+use crate::beneath;
 use crate::manifest::{EntryIndex, Manifest, ManifestError};
-use crate::name::RelPath;
 
 /// Why the last steps cannot be taken. Nothing is lost: they can be tried again.
 #[derive(Debug, thiserror::Error)]
@@ -61,17 +61,11 @@ pub(super) fn move_up(layout: &Layout) -> Result<(), SettleError> {
     let disk = |doing, errno: Errno| disk(layout.path(), doing, errno.into());
     let above = layout.settle().map_err(|errno| disk("it cannot be marked", errno))?;
     let above = above.ok_or(SettleError::View)?;
-    // `tree` was opened long ago: its list is read anew through another descriptor.
-    let tree = beneath::open(layout.tree(), &RelPath::default(), OFlags::RDONLY | OFlags::DIRECTORY);
-    let tree = tree.map_err(|errno| disk("its tree cannot be listed", errno))?;
-    let listed: Result<Vec<_>, Errno> = rustix::fs::Dir::read_from(&tree).and_then(Iterator::collect);
-    for entry in listed.map_err(|errno| disk("its tree cannot be listed", errno))? {
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        rustix::fs::renameat_with(&tree, name, above, name, RenameFlags::NOREPLACE).map_err(|errno| {
-            let path = layout.path().join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+    let tree = layout.tree();
+    for name in beneath::names(tree, b"").map_err(|errno| disk("its tree cannot be listed", errno))? {
+        let name = name.as_slice();
+        rustix::fs::renameat_with(tree, name, above, name, RenameFlags::NOREPLACE).map_err(|errno| {
+            let path = layout.path().join(OsStr::from_bytes(name));
             self::disk(&path, "it cannot be moved up", errno.into())
         })?;
     }

@@ -13,12 +13,12 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::beneath;
 use super::block_set::BlockSet;
 use super::extents::blocks_on_disk;
 use super::layout::Layout;
 use super::probe::Backing;
 use super::state::{self, FileState, Stated};
+use crate::beneath;
 use crate::digest::{BlockIndex, block_count};
 use crate::manifest::{Entry, Manifest};
 use crate::name::RelPath;
@@ -87,15 +87,14 @@ impl Store {
         flags: OFlags,
     ) -> Result<Option<File>, StoreError> {
         let opened = match self.place(manifest, inode)? {
-            Place::Below(root, path) => match (beneath::open(root, &path, flags), self.layout.settled()) {
-                // Names only ever move up, so one that is no longer here is there.
-                (Err(Errno::NOENT), Some(settled)) => beneath::open(settled, &path, flags),
-                (opened, _) => opened,
-            },
-            Place::Anchor(name) => {
-                let name = RelPath::from_names([name.as_bytes()]).map_err(|_| Errno::INVAL)?;
-                beneath::open(self.layout.links(), &name, flags)
+            Place::Below(root, path) => {
+                match (beneath::open(root, path.as_bytes(), flags), self.layout.settled()) {
+                    // Names only ever move up, so one that is no longer here is there.
+                    (Err(Errno::NOENT), Some(settled)) => beneath::open(settled, path.as_bytes(), flags),
+                    (opened, _) => opened,
+                }
             }
+            Place::Anchor(name) => beneath::open(self.layout.links(), name.as_bytes(), flags),
         };
         match opened {
             Ok(file) => Ok(Some(file.into())),

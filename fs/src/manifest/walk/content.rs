@@ -9,8 +9,8 @@ use rustix::fs::{AtFlags, FileType, OFlags, SeekFrom, Statx};
 use rustix::io::Errno;
 
 use super::{Stamp, stat};
+use crate::beneath;
 use crate::clock;
-use crate::confine::open_beneath;
 use crate::git::shown_config;
 use crate::manifest::{Extra, HOLES_MAX, LeftOutReason};
 
@@ -62,7 +62,7 @@ fn try_inspect(
     wanted: Wanted,
     before: &mut Statx,
 ) -> io::Result<Option<(Extra, Option<LeftOutReason>)>> {
-    let file = File::from(open_beneath(directory.as_fd(), name, OFlags::RDONLY)?);
+    let file = File::from(beneath::open(directory.as_fd(), name, OFlags::RDONLY)?);
     let now = stat(&file, b"", AtFlags::empty())?;
     if FileType::from_raw_mode(now.stx_mode.into()) != FileType::RegularFile {
         return Ok(None);

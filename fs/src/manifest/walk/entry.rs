@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::content::{self, Wanted};
 use super::listing::{Directory, Listed, Listing};
 use super::{DirectoryId, Root, Stamp, stat, target, xattr};
-use crate::confine::open_beneath;
+use crate::beneath;
 use crate::git::{self, Role, Surroundings};
 use crate::manifest::{Extra, Flags, Kind, LeftOutReason, Mtime, NewEntry};
 use crate::name::EntryName;
@@ -112,14 +112,12 @@ impl<'w> Surveyor<'w> {
         if !matches!(listing.kind, FileType::Directory | FileType::Unknown) {
             return Ok(Look::Here(stat(self.fd, &listing.name, AtFlags::empty())?));
         }
-        match open_beneath(self.fd.as_fd(), &listing.name, OFlags::PATH) {
+        match beneath::open(self.fd.as_fd(), &listing.name, OFlags::PATH) {
             Ok(fd) => Ok(Look::Here(stat(&fd, b"", AtFlags::empty())?)),
-            Err(error) => match Errno::from_io_error(&error).unwrap_or(Errno::IO) {
-                Errno::XDEV => {
-                    Ok(Look::Elsewhere(stat(self.fd, &listing.name, AtFlags::STATX_DONT_SYNC).ok()))
-                }
-                errno => Err(errno),
-            },
+            Err(Errno::XDEV) => {
+                Ok(Look::Elsewhere(stat(self.fd, &listing.name, AtFlags::STATX_DONT_SYNC).ok()))
+            }
+            Err(errno) => Err(errno),
         }
     }
 

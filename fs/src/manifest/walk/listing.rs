@@ -11,8 +11,8 @@ use rustix::io::Errno;
 
 use super::entry::{Found, Surveyor};
 use super::{Root, Stamp, WalkError, WalkOptions, stat};
+use crate::beneath;
 use crate::clock;
-use crate::confine::open_beneath;
 use crate::git::Surroundings;
 use crate::manifest::{DEPTH_MAX, LeftOutReason};
 
@@ -105,8 +105,8 @@ impl<'w> Lister<'w> {
             return Ok(listed);
         }
         let outcome =
-            open_beneath(root.directory.as_fd(), &directory.path, OFlags::RDONLY | OFlags::DIRECTORY)
-                .map_err(WalkError::Exhausted)
+            beneath::open(root.directory.as_fd(), &directory.path, OFlags::RDONLY | OFlags::DIRECTORY)
+                .map_err(exhausted)
                 .and_then(|fd| self.list_open(&fd, directory, &mut listed));
         match outcome {
             Ok(()) => {}
@@ -139,9 +139,7 @@ impl<'w> Lister<'w> {
                 return Ok(());
             }
             before = after;
-            rustix::fs::seek(fd, SeekFrom::Start(0))
-                .map_err(io::Error::from)
-                .map_err(WalkError::Exhausted)?;
+            rustix::fs::seek(fd, SeekFrom::Start(0)).map_err(exhausted)?;
         }
         listed.left_out.push((Vec::new(), LeftOutReason::Unsettled));
         Ok(())
@@ -149,9 +147,7 @@ impl<'w> Lister<'w> {
 
     fn stamp(&self, fd: &OwnedFd) -> Result<Stamp, WalkError> {
         self.check_cancelled()?;
-        Ok(Stamp::of(
-            &stat(fd, b"", AtFlags::empty()).map_err(io::Error::from).map_err(WalkError::Exhausted)?,
-        ))
+        Ok(Stamp::of(&stat(fd, b"", AtFlags::empty()).map_err(exhausted)?))
     }
 
     fn check_cancelled(&self) -> Result<(), WalkError> {
@@ -163,7 +159,7 @@ impl<'w> Lister<'w> {
 
     /// One pass over an open directory.
     fn survey(&mut self, fd: &OwnedFd, directory: &Directory) -> Result<Listed, WalkError> {
-        let mut names = self.read(fd).map_err(io::Error::from).map_err(WalkError::Exhausted)?;
+        let mut names = self.read(fd).map_err(exhausted)?;
         let has = |name: &[u8]| Ok::<_, WalkError>(names.iter().any(|listing| listing.name == name));
         let surroundings = Surroundings::new(directory.name(), directory.parent, has)?;
         // The order of the inode table: on a disk that has to seek it is several times faster.
@@ -205,6 +201,10 @@ impl<'w> Lister<'w> {
 fn own_working_directory() -> bool {
     // SAFETY: only the working directory, root and umask of the thread part from the others', no descriptors.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }.is_ok()
+}
+
+fn exhausted(errno: Errno) -> WalkError {
+    WalkError::Exhausted(errno.into())
 }
 
 /// Why a directory that is in the manifest is empty there; an error when the fault is the machine's.

@@ -40,8 +40,8 @@ pub(super) struct Root {
     pub(super) without_xattrs: AtomicBool,
 }
 
-/// Opens the roots, without the companions that lie inside another root; those come second.
-pub(super) fn open(paths: &[PathBuf]) -> Result<(Vec<Root>, Vec<PathBuf>), WalkError> {
+/// Opens the roots, without the companions that lie inside another root.
+pub(super) fn open(paths: &[PathBuf]) -> Result<Vec<Root>, WalkError> {
     let climbs = |path: &PathBuf| path.components().any(|part| part == Component::ParentDir);
     let wrong = paths.iter().find(|path| !path.is_absolute() || climbs(path));
     // Without `//`, `/./` and a `/` at the end.
@@ -58,19 +58,18 @@ pub(super) fn open(paths: &[PathBuf]) -> Result<(Vec<Root>, Vec<PathBuf>), WalkE
     if let Some(over) = real.iter().position(|other| other != workspace && workspace.starts_with(other)) {
         return Err(WalkError::Contains { companion: paths[over].clone(), workspace: paths[0].clone() });
     }
-    let (mut roots, mut merged) = (Vec::new(), Vec::new());
+    let mut roots = Vec::new();
     for (i, path) in paths.iter().enumerate() {
         // One that is the same directory under another path (a link's) is a root of its own: whatever names it by
         // that path must find it there.
         let inside = |(j, other): (usize, &PathBuf)| {
             real[i].starts_with(other) && path.starts_with(&paths[j]) && (real[i] != *other || j < i)
         };
-        match real.iter().enumerate().any(inside) {
-            true => merged.push(path.clone()),
-            false => roots.push(open_one(path).map_err(at(path))?),
+        if !real.iter().enumerate().any(inside) {
+            roots.push(open_one(path).map_err(at(path))?);
         }
     }
-    Ok((roots, merged))
+    Ok(roots)
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> WalkError {

@@ -38,19 +38,19 @@ impl Place {
         roots: &[PathBuf],
         threads: usize,
         exclude: &[DirectoryId],
-    ) -> Result<Walked, WalkError> {
+    ) -> Result<Manifest, WalkError> {
         let (cancel, progress) = (AtomicBool::new(false), WalkProgress::default());
         let options = WalkOptions { threads, exclude, cancel: &cancel, progress: &progress };
-        let walked = build(self.out.path(), roots, &options)?;
+        let manifest = build(self.out.path(), roots, &options)?;
         assert_eq!(
-            progress.entries.into_inner() + walked.manifest.roots().count() as u64,
-            u64::from(walked.manifest.entries())
+            progress.entries.into_inner() + manifest.roots().count() as u64,
+            u64::from(manifest.entries())
         );
-        Ok(walked)
+        Ok(manifest)
     }
 
     fn walk(&self) -> Manifest {
-        self.walk_roots(&[self.tree.path().into()], 2, &[]).unwrap().manifest
+        self.walk_roots(&[self.tree.path().into()], 2, &[]).unwrap()
     }
 }
 
@@ -251,8 +251,7 @@ fn a_tree_has_one_manifest_whoever_walks_it_how_often() {
         place.write(&format!("t/d{}/e{}/f{i}", i % 7, i % 31), "x");
     }
     let root = place.at("t");
-    let snapshot =
-        |threads| place.walk_roots(std::slice::from_ref(&root), threads, &[]).unwrap().manifest.snapshot();
+    let snapshot = |threads| place.walk_roots(std::slice::from_ref(&root), threads, &[]).unwrap().snapshot();
     let first = snapshot(1);
     assert_eq!([snapshot(1), snapshot(2), snapshot(7)], [first; 3]);
     fs::write(root.join("d0/new"), "").unwrap();
@@ -281,12 +280,11 @@ fn a_companion_under_two_paths_is_two_roots() {
     place.write("python-3.11.9/bin/python", "x");
     symlink(place.at("python-3.11.9"), place.at("python-3.11")).unwrap();
     let paths = ["w", "python-3.11", "python-3.11.9"].map(|name| place.at(name));
-    let walked = place.walk_roots(&paths, 2, &[]).unwrap();
-    assert!(walked.merged.is_empty());
+    let manifest = place.walk_roots(&paths, 2, &[]).unwrap();
     let expected = paths.map(|path| path.into_os_string().into_encoded_bytes());
-    assert_eq!(walked.manifest.meta().roots, expected);
+    assert_eq!(manifest.meta().roots, expected);
     for root in [1, 2] {
-        assert!(walked.manifest.lookup(EntryIndex(root), b"bin").unwrap().is_some());
+        assert!(manifest.lookup(EntryIndex(root), b"bin").unwrap().is_some());
     }
 }
 
@@ -300,14 +298,12 @@ fn companions_are_roots_unless_they_lie_in_one() {
     symlink(place.at("other"), place.at("w/to-other")).unwrap();
     let paths = |names: &[&str]| names.iter().map(|name| place.at(name)).collect::<Vec<_>>();
     let walk = |names| place.walk_roots(&paths(names), 2, &[]);
-    let walked = walk(&["w", "c/in", "c", "w/sub", "c"]).unwrap();
-    assert_eq!(walked.merged, paths(&["c/in", "w/sub", "c"]));
-    let manifest = &walked.manifest;
+    let manifest = walk(&["w", "c/in", "c", "w/sub", "c"]).unwrap();
     let expected = paths(&["w", "c"]).into_iter().map(|path| path.into_os_string().into_encoded_bytes());
     assert_eq!(manifest.meta().roots, expected.collect::<Vec<_>>());
     assert!(manifest.lookup(EntryIndex(1), b"in").unwrap().is_some());
     let outside = place.at("other").into_os_string().into_encoded_bytes();
-    assert_eq!(left_out(manifest), [("to-other".into(), LeftOutReason::LeavesTheTree(outside))]);
+    assert_eq!(left_out(&manifest), [("to-other".into(), LeftOutReason::LeavesTheTree(outside))]);
     assert!(matches!(walk(&["w/sub", "c", "w"]), Err(WalkError::Contains { .. })));
     assert!(matches!(walk(&["w", "none"]), Err(WalkError::Root { .. })));
     assert!(matches!(walk(&["w/sub/f"]), Err(WalkError::Root { .. })));
@@ -320,7 +316,7 @@ fn the_nodes_own_state_is_not_entered() {
     let place = Place::new();
     place.write("a/state/secret", "x");
     let state = DirectoryId::of(&place.at("a/state")).unwrap();
-    let manifest = place.walk_roots(&[place.tree.path().into()], 2, &[state]).unwrap().manifest;
+    let manifest = place.walk_roots(&[place.tree.path().into()], 2, &[state]).unwrap();
     assert_eq!(names(&manifest, "a"), Vec::<String>::new());
     assert_eq!(left_out(&manifest), [("a/state".into(), LeftOutReason::NodeState)]);
 }
@@ -446,9 +442,9 @@ fn paths_of_roots_are_normal() {
     place.write("w/f", "");
     place.write("c/f", "");
     let untidy = |path: &str| PathBuf::from(format!("{}/{path}", place.tree.path().display()));
-    let walked = place.walk_roots(&[untidy("w/"), untidy("./c//.")], 1, &[]).unwrap();
+    let manifest = place.walk_roots(&[untidy("w/"), untidy("./c//.")], 1, &[]).unwrap();
     let expected = ["w", "c"].map(|name| place.at(name).into_os_string().into_encoded_bytes());
-    assert_eq!(walked.manifest.meta().roots, expected);
+    assert_eq!(manifest.meta().roots, expected);
     let climbs = place.walk_roots(&[untidy("w/../c")], 1, &[]);
     assert!(matches!(climbs, Err(WalkError::NotARoot(_))));
 }

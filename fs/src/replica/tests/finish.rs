@@ -82,7 +82,7 @@ impl Pair {
         let (cancel, progress) = (AtomicBool::new(false), WalkProgress::default());
         let options = WalkOptions { threads: 1, exclude: &[], cancel: &cancel, progress: &progress };
         fs::create_dir(self.at(name)).unwrap();
-        build(&self.at(name), roots, &options).unwrap().manifest
+        build(&self.at(name), roots, &options).unwrap()
     }
 
     fn open(&self) -> Arc<Replica> {
