@@ -13,11 +13,11 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::block_set::BlockSet;
 use super::extents::{Method, blocks_on_disk};
-use super::state::{self, FileState};
+use super::state::{self, State};
 use super::store::link_into;
 use crate::digest::{BLOCK_BYTES, BlockIndex};
 use crate::fuse::is_fuse;
-use crate::manifest::{EntryIndex, Mtime};
+use crate::manifest::Mtime;
 
 /// What was found out about a filesystem that can hold a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +125,8 @@ fn probe(directory: BorrowedFd<'_>) -> Result<Backing, Refusal> {
     }
     refuse_torn_writes(directory)?;
     let file = unnamed_file(directory)?;
-    let state = FileState { index: EntryIndex(u32::MAX), mode: 0, mtime: Mtime::default(), remote_bytes: 0 };
+    let (mtime, ctime) = (Mtime::default(), Mtime::default());
+    let state = State { index: None, complete: false, moved: false, mode: 0, mtime, ctime, remote_bytes: 0 };
     match state::set(&file, &state) {
         Ok(()) => {}
         Err(Errno::OPNOTSUPP | Errno::PERM) => return Err(lacks("it keeps no user xattrs")),

@@ -17,7 +17,7 @@ use super::block_set::BlockSet;
 use super::extents::blocks_on_disk;
 use super::layout::Layout;
 use super::probe::Backing;
-use super::state::{self, FileState, Stated};
+use super::state::{self, State, Stated};
 use crate::beneath;
 use crate::digest::{BlockIndex, block_count};
 use crate::manifest::{Entry, Manifest};
@@ -129,7 +129,7 @@ impl Store {
         }
         let present = match state::get(&file)? {
             Stated::Nothing => BlockSet::full(block_count(size)),
-            Stated::Unfinished(state) if state == describe(inode) => {
+            Stated::Unfinished(state) if state == State::of(inode, inode.mode()) => {
                 blocks_on_disk(file.as_fd(), size, self.backing.extents).map_err(to_errno)?
             }
             Stated::Unfinished(_) => return Err(StoreError::Foreign("it belongs to another entry")),
@@ -157,7 +157,7 @@ impl Store {
         };
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&directory, ".", flags, Mode::RUSR | Mode::WUSR)?;
-        state::set(&file, &describe(inode))?;
+        state::set(&file, &State::of(inode, inode.mode()))?;
         rustix::fs::ftruncate(&file, inode.size())?;
         link_into(file.as_fd(), directory.as_fd(), &name)?;
         Ok(file.into())
@@ -170,11 +170,6 @@ impl Store {
         let (top, path) = self.layout.below(manifest, inode.index()).ok_or(Errno::IO)?;
         Ok(Place::Below(top, path))
     }
-}
-
-/// The state of an inode's file while it is unfinished.
-fn describe(inode: &Entry<'_>) -> FileState {
-    FileState { index: inode.index(), mode: inode.mode(), mtime: inode.mtime(), remote_bytes: inode.size() }
 }
 
 /// Gives an unnamed file a name. Through `/proc`, since linking by descriptor alone needs CAP_DAC_READ_SEARCH before
