@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     host::{Host, write_file},
-    oddities::noise,
     program::Ended,
+    random::noise,
 };
 
 /// Where the interpreter lies: outside the project and outside `/usr`.

@@ -16,6 +16,7 @@ pub mod link;
 pub mod node;
 pub mod oddities;
 pub mod program;
+pub mod random;
 pub mod relay;
 pub mod substitution;
 pub mod tree;

@@ -20,6 +20,8 @@ use rustix::fs::{
     mknodat, openat, utimensat,
 };
 
+use crate::random::noise;
+
 /// Builds the tree in the existing, empty directory `at`. Needs root, for devices and foreign owners.
 ///
 /// `beside` is an existing directory on the same filesystem but outside the tree: one file gets a further name there.
@@ -38,20 +40,6 @@ pub fn build(at: &Path, beside: &Path) -> Result<()> {
     crowd(&at.join("crowd"))?;
     // Last, since everything above changes the times of directories.
     times(&at.join("times"))
-}
-
-/// Bytes that look random, are the same every time, and do not compress: `xorshift64*` from a fixed seed.
-pub fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        bytes.extend_from_slice(&state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
 }
 
 fn names(at: &Path) -> Result<()> {

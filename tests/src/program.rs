@@ -145,9 +145,7 @@ impl Program {
     fn command(&self) -> Command {
         let mut words = self.argv.iter();
         let mut command = if self.ordinary {
-            let id = ORDINARY.1.to_string();
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--inh-caps=-all"]);
+            let mut command = as_user(ORDINARY.1);
             // As that user: root may not enter a FUSE mount of somebody else's.
             command.args(["env", "--chdir"]).arg(&self.dir);
             command
@@ -163,6 +161,14 @@ impl Program {
         let words: Vec<_> = self.argv.iter().map(|word| word.to_string_lossy()).collect();
         words.join(" ")
     }
+}
+
+/// A command that runs the program and arguments that are added to it as the user and group `id`, without privilege.
+pub fn as_user(id: u32) -> Command {
+    let text = id.to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &text, "--regid", &text, "--clear-groups", "--inh-caps=-all", "--"]);
+    command
 }
 
 /// A command that was started. Dropping it kills it.

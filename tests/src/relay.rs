@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use crate::random::Random;
+
 /// Datagrams on their way in one direction at most; more are lost, as in any router.
 const QUEUE_MAX: usize = 4096;
 
@@ -154,7 +156,7 @@ async fn open(
 struct Direction {
     queue: mpsc::Sender<(Instant, Box<[u8]>)>,
     conditions: watch::Receiver<Conditions>,
-    dice: u64,
+    dice: Random,
     /// When the last datagram has left a link of limited rate.
     free: Instant,
     _sender: JoinSet<()>,
@@ -165,14 +167,14 @@ impl Direction {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let mut sender = JoinSet::new();
         sender.spawn(send(socket, to, waiting, conditions.clone()));
-        let dice = 0x9e37_79b9_7f4a_7c15 ^ u64::from(to.port());
+        let dice = Random::new(0x9e37_79b9_7f4a_7c15 ^ u64::from(to.port()));
         Self { queue, conditions, dice, free: Instant::now(), _sender: sender }
     }
 
     /// Takes a datagram in: on its way, or lost.
     fn take(&mut self, datagram: &[u8]) {
         let conditions = *self.conditions.borrow();
-        if conditions.traffic == Traffic::Swallowed || self.is_lost(conditions.loss) {
+        if conditions.traffic == Traffic::Swallowed || self.dice.chance(conditions.loss) {
             return;
         }
         let now = Instant::now();
@@ -186,14 +188,6 @@ impl Direction {
         }
         // A full queue loses it.
         let _ = self.queue.try_send((self.free + conditions.delay, datagram.into()));
-    }
-
-    /// A xorshift generator: which datagrams are lost does not change from run to run.
-    fn is_lost(&mut self, share: f64) -> bool {
-        self.dice ^= self.dice << 13;
-        self.dice ^= self.dice >> 7;
-        self.dice ^= self.dice << 17;
-        ((self.dice >> 11) as f64) < share * (1u64 << 53) as f64
     }
 }
 

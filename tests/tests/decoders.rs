@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use twinshare_tests::decoders::{DECODERS, Decoder, seeds};
+use twinshare_tests::random::Random;
 
 /// Changed inputs per decoder; one that is slow stops at the time bound instead.
 const CHANGES: u64 = 20_000;
@@ -74,7 +75,7 @@ fn no_decoder_breaks_on_its_corpus_or_on_changes_to_it() -> Result<()> {
     };
     for decoder in DECODERS {
         let corpus = seeds(decoder.name);
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         corpus.iter().try_for_each(|input| attempt(decoder, input, seed))?;
         let started = Instant::now();
         for _ in 0..CHANGES {
@@ -91,26 +92,6 @@ fn attempt(decoder: &Decoder, input: &[u8], seed: u64) -> Result<()> {
     let ran = panic::catch_unwind(|| (decoder.run)(input));
     ensure!(ran.is_ok(), "{} breaks on {} ({SEED_VARIABLE}={seed})", decoder.name, input.escape_ascii());
     Ok(())
-}
-
-/// `xorshift64*`.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound.max(1) as u64).unwrap_or_default()
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[3]
-    }
 }
 
 /// One of the corpus with one to four changes.

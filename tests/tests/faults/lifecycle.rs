@@ -9,8 +9,8 @@ use twinshare_tests::{
     host::{Disk, Host},
     link::{Link, Rate},
     node::{User, Who},
-    oddities::noise,
     program::Running,
+    random::noise,
     wait,
 };
 

@@ -16,6 +16,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tempfile::TempDir;
+use twinshare_tests::program::as_user;
 
 /// The user that stands for everybody who is not root.
 const NOBODY: u32 = 65_534;
@@ -100,9 +101,7 @@ impl Place {
         if !self.who.is_nobody() {
             return Command::new(program.as_ref());
         }
-        let id = NOBODY.to_string();
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--inh-caps=-all", "--"]);
+        let mut command = as_user(NOBODY);
         command.arg(program.as_ref());
         command
     }
