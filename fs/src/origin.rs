@@ -99,6 +99,15 @@ pub enum BadRun {
 }
 
 impl Run {
+    /// The blocks from `first` on of a file of `size` bytes, with the digests of what `bytes` holds.
+    ///
+    /// Costs what [`verify`](Self::verify) costs.
+    pub fn hashed(file: EntryIndex, first: BlockIndex, size: u64, bytes: Bytes) -> Self {
+        let blocks = bytes.chunks(BLOCK_BYTES as usize).zip(first.0..);
+        let digests = blocks.map(|(block, index)| Digest::of_block(BlockIndex(index), size, block)).collect();
+        Self { file, first, digests, bytes }
+    }
+
     /// Checks that the run lies inside a file of `size` bytes and that each block has its digest.
     ///
     /// Costs one BLAKE3 pass over the bytes (20 µs a block).
@@ -222,27 +231,18 @@ pub trait Origin: fmt::Debug + Send + Sync + 'static {
 mod tests {
     use super::*;
 
-    fn run(first: u64, size: u64, bytes: &[u8]) -> Run {
-        let digests = bytes
-            .chunks(BLOCK_BYTES as usize)
-            .enumerate()
-            .map(|(i, block)| Digest::of_block(BlockIndex(first + i as u64), size, block))
-            .collect();
-        Run { file: EntryIndex(1), first: BlockIndex(first), digests, bytes: Bytes::copy_from_slice(bytes) }
-    }
-
     #[test]
     fn a_run_is_what_it_claims_or_an_error() {
         let size = 3 * BLOCK_BYTES + 10;
         let tail = vec![7; BLOCK_BYTES as usize + 10];
-        let good = run(2, size, &tail);
+        let good = Run::hashed(EntryIndex(1), BlockIndex(2), size, tail.clone().into());
         assert_eq!(good.verify(size), Ok(()));
         assert_eq!(good.blocks().map(|(i, b)| (i.0, b.len())).collect::<Vec<_>>(), [(2, 65536), (3, 10)]);
         assert_eq!(good.verify(size - 1), Err(BadRun::Length));
         assert_eq!(good.verify(size + 1), Err(BadRun::Length));
         assert_eq!(Run { first: BlockIndex(u64::MAX), ..good.clone() }.verify(size), Err(BadRun::Length));
         assert_eq!(Run { digests: vec![], ..good.clone() }.verify(size), Err(BadRun::Length));
-        let mut flipped = tail.clone();
+        let mut flipped = tail;
         flipped[BLOCK_BYTES as usize] ^= 1;
         let flipped = Run { bytes: flipped.into(), ..good.clone() };
         assert_eq!(flipped.verify(size), Err(BadRun::Digest(BlockIndex(3))));

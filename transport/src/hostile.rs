@@ -11,15 +11,13 @@ use quinn::{
 use tokio::time::{Instant, timeout};
 use twinshare_fs::digest::{BlockIndex, Digest};
 use twinshare_fs::manifest::{EntryIndex, SnapshotId};
-use twinshare_fs::origin::{BlockRange, Class, Deliveries, Origin, OriginError};
+use twinshare_fs::origin::{BlockRange, Class, Deliveries, OriginError};
 
 use crate::outlet::Outlet;
-use crate::protocol::{
-    Answer, Encoding, Hello, Offer, Refusal, Request, RunHeader, SnapshotInfo, decode_answer,
-};
-use crate::server::{Caller, Reply};
+use crate::protocol::{Answer, Encoding, Hello, Offer, Refusal, Request, RunHeader, decode_answer};
+use crate::testing::OpenToAll;
 use crate::wire::{AnswerLost, FrameReader, FrameWriter};
-use crate::{CallError, Client, Identity, Remote, Server, Service, tls, tuning};
+use crate::{CallError, Client, Identity, Remote, Server, tls, tuning};
 
 const SNAPSHOT: SnapshotId = SnapshotId(Digest([3; 32]));
 const SOON: Duration = Duration::from_secs(20);
@@ -162,40 +160,6 @@ async fn calls_survive_lies_and_silence() {
     assert!(matches!(opened, Err(CallError::Invalid(_))), "{opened:?}");
 }
 
-/// Offers nothing, and counts nobody.
-struct Nothing;
-
-impl Service for Nothing {
-    fn admit(&self, _: &Caller, _: &Request) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn may_go_on(&self, _: &Caller, _: SnapshotId) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn hello(&self, _: &Caller, _: &Hello) -> Hello {
-        Hello::new("server")
-    }
-
-    fn catalogue<'a>(&'a self, _: &'a Caller) -> Reply<'a, Vec<Offer>> {
-        Box::pin(async { Ok(vec![]) })
-    }
-
-    fn open_snapshot<'a>(
-        &'a self,
-        _: &'a Caller,
-        _: &'a str,
-        _: Option<SnapshotId>,
-    ) -> Reply<'a, SnapshotInfo> {
-        Box::pin(async { Err(Refusal::NoSuchWorkspace) })
-    }
-
-    fn origin<'a>(&'a self, _: &'a Caller, _: SnapshotId) -> Reply<'a, Arc<dyn Origin>> {
-        Box::pin(async { Err(Refusal::SnapshotGone) })
-    }
-}
-
 /// A client's connection as QUIC gives it, to do with what it likes.
 async fn connect(server: &Server, identity: &Identity, transport: Arc<TransportConfig>) -> Connection {
     let socket = tuning::outgoing().unwrap();
@@ -214,7 +178,7 @@ async fn ask(connection: &Connection, bytes: &[u8]) -> Answer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_answers_what_is_no_request_and_stays() {
-    let server = Server::bind(&Identity::generate().unwrap(), loopback(), Arc::new(Nothing)).unwrap();
+    let server = Server::bind(&Identity::generate().unwrap(), loopback(), Arc::new(OpenToAll(None))).unwrap();
     let identity = Identity::generate().unwrap();
     let connection = connect(&server, &identity, tuning::client_transport()).await;
     let refused = Answer::Refused(Refusal::BadRequest);
@@ -240,7 +204,7 @@ async fn a_server_answers_what_is_no_request_and_stays() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_has_only_so_many_connections_and_gets_them_back() {
-    let server = Server::bind(&Identity::generate().unwrap(), loopback(), Arc::new(Nothing)).unwrap();
+    let server = Server::bind(&Identity::generate().unwrap(), loopback(), Arc::new(OpenToAll(None))).unwrap();
     let identity = Identity::generate().unwrap();
     let transport = tuning::client_transport();
     let hello = frame(&Request::Hello(Hello::new("x")).encode().unwrap());
@@ -273,7 +237,7 @@ async fn a_peer_has_only_so_many_connections_and_gets_them_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_may_not_open_other_streams() {
-    let server = Server::bind(&Identity::generate().unwrap(), loopback(), Arc::new(Nothing)).unwrap();
+    let server = Server::bind(&Identity::generate().unwrap(), loopback(), Arc::new(OpenToAll(None))).unwrap();
     let connection = connect(&server, &Identity::generate().unwrap(), tuning::client_transport()).await;
     let opened = timeout(Duration::from_millis(200), connection.open_uni()).await;
     assert!(opened.is_err(), "a unidirectional stream was opened");

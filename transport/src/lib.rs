@@ -19,6 +19,8 @@ mod pace;
 mod precedence;
 pub mod protocol;
 pub mod server;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod tls;
 pub mod tuning;
 mod wire;

@@ -103,10 +103,8 @@ impl Script {
         let size = self.manifest.entry(range.file).unwrap().size();
         let last = block_count(size).min(range.first.0 + range.count);
         let block = |i| content(range.file, BlockIndex(i).bytes_in(size));
-        let digests =
-            (range.first.0..last).map(|i| Digest::of_block(BlockIndex(i), size, &block(i))).collect();
         let bytes: Vec<u8> = (range.first.0..last).flat_map(block).collect();
-        Run { file: range.file, first: range.first, digests, bytes: bytes.into() }
+        Run::hashed(range.file, range.first, size, bytes.into())
     }
 }
 

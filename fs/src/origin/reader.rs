@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::files::{Files, OpenFile, OpenRoot, Read, Reading, TRIES};
 use super::{BlockRange, Class, DELIVERIES_AHEAD, Delivery, FileFault, RUN_BLOCKS, Run};
-use crate::digest::{BLOCK_BYTES, BlockIndex, Digest, block_count};
+use crate::digest::{BLOCK_BYTES, BlockIndex, block_count};
 use crate::manifest::{Entry, EntryIndex, Kind};
 
 /// Bytes after which a step ends: a thread is held for as long as reading and hashing a run takes.
@@ -191,10 +191,7 @@ impl Reader {
             Content::Text(text) => {
                 let end = BlockIndex(first.0 + count - 1).bytes_in(cursor.size).end;
                 let bytes = text.slice(first.offset() as usize..end as usize);
-                let blocks = bytes.chunks(BLOCK_BYTES as usize).zip(first.0..);
-                let digest =
-                    |(block, index): (&[u8], _)| Digest::of_block(BlockIndex(index), cursor.size, block);
-                let digests = blocks.map(digest).collect();
+                let Run { digests, bytes, .. } = Run::hashed(cursor.file, first, cursor.size, bytes);
                 Ok(Read::Done { bytes, digests, bound: false })
             }
         }

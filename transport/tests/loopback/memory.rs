@@ -87,12 +87,7 @@ impl Memory {
 fn run(index: EntryIndex, file: &Bytes, first: u64, after: u64) -> Run {
     let size = file.len() as u64;
     let (start, end) = (first * BLOCK_BYTES, (after * BLOCK_BYTES).min(size));
-    let block = |i| {
-        let bytes = BlockIndex(i).bytes_in(size);
-        Digest::of_block(BlockIndex(i), size, &file[bytes.start as usize..bytes.end as usize])
-    };
-    let bytes = file.slice(start as usize..end as usize);
-    Run { file: index, first: BlockIndex(first), digests: (first..after).map(block).collect(), bytes }
+    Run::hashed(index, BlockIndex(first), size, file.slice(start as usize..end as usize))
 }
 
 impl Origin for Memory {

@@ -14,9 +14,9 @@ use twinshare_fs::origin::{
     Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, Frames, Origin, OriginError,
     RANGE_BLOCKS_MAX, RUN_BLOCKS, Run,
 };
-use twinshare_transport::protocol::{Hello, Offer, Refusal, Request, SnapshotInfo};
-use twinshare_transport::server::{Caller, Reply};
-use twinshare_transport::{Client, Identity, Remote, Server, Service};
+use twinshare_transport::protocol::Hello;
+use twinshare_transport::testing::OpenToAll;
+use twinshare_transport::{Client, Identity, Remote, Server};
 
 use crate::{PARALLEL, Plan};
 
@@ -27,7 +27,8 @@ const FILE: EntryIndex = EntryIndex(1);
 pub(crate) async fn transfer(plan: &Plan) -> Result<Cost> {
     let (ours, theirs) = (Identity::generate()?, Identity::generate()?);
     let origin = Arc::new(OneFile { file: Arc::new(File::open(&plan.source)?), size: plan.bytes });
-    let server = Server::bind(&theirs, (Ipv4Addr::LOCALHOST, 0).into(), origin)?;
+    let service = Arc::new(OpenToAll(Some(origin)));
+    let server = Server::bind(&theirs, (Ipv4Addr::LOCALHOST, 0).into(), service)?;
     let client = Client::new(&ours, Hello::new("bench"))?;
     let remote = Remote::new(&client, theirs.peer_id(), vec![server.local_address()]);
     remote.hello(std::time::Duration::from_secs(5)).await?;
@@ -73,7 +74,7 @@ async fn store(target: &Arc<File>, run: Run, size: u64) -> Result<()> {
     .await?
 }
 
-/// An origin of one file, and the service that offers it to everybody.
+/// An origin of one file.
 #[derive(Debug)]
 struct OneFile {
     file: Arc<File>,
@@ -122,40 +123,5 @@ fn read(file: &File, size: u64, first: u64, end: u64) -> Result<Run, OriginError
     let start = first * BLOCK_BYTES;
     let mut bytes = vec![0; ((end * BLOCK_BYTES).min(size) - start) as usize];
     file.read_exact_at(&mut bytes, start).map_err(|error| OriginError::Gone(error.to_string()))?;
-    let blocks = bytes.chunks(BLOCK_BYTES as usize).zip(first..);
-    let digests = blocks.map(|(block, index)| Digest::of_block(BlockIndex(index), size, block)).collect();
-    Ok(Run { file: FILE, first: BlockIndex(first), digests, bytes: bytes.into() })
-}
-
-impl Service for OneFile {
-    fn admit(&self, _: &Caller, _: &Request) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn may_go_on(&self, _: &Caller, _: SnapshotId) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn hello(&self, _: &Caller, _: &Hello) -> Hello {
-        Hello::new("bench")
-    }
-
-    fn catalogue<'a>(&'a self, _: &'a Caller) -> Reply<'a, Vec<Offer>> {
-        Box::pin(async { Ok(vec![]) })
-    }
-
-    fn open_snapshot<'a>(
-        &'a self,
-        _: &'a Caller,
-        _: &'a str,
-        _: Option<SnapshotId>,
-    ) -> Reply<'a, SnapshotInfo> {
-        Box::pin(async { Err(Refusal::NoSuchWorkspace) })
-    }
-
-    fn origin<'a>(&'a self, _: &'a Caller, _: SnapshotId) -> Reply<'a, Arc<dyn Origin>> {
-        Box::pin(async {
-            Ok(Arc::new(Self { file: Arc::clone(&self.file), size: self.size }) as Arc<dyn Origin>)
-        })
-    }
+    Ok(Run::hashed(FILE, BlockIndex(first), size, bytes.into()))
 }

@@ -118,13 +118,7 @@ impl TestTree {
         let size = content.len() as u64;
         let start = BlockIndex(blocks.start).offset() as usize;
         let end = (blocks.end * BLOCK_BYTES).min(size) as usize;
-        let bytes = content.slice(start..end);
-        let digests = bytes
-            .chunks(BLOCK_BYTES as usize)
-            .zip(blocks.clone())
-            .map(|(block, at)| Digest::of_block(BlockIndex(at), size, block))
-            .collect();
-        Run { file, first: BlockIndex(blocks.start), digests, bytes }
+        Run::hashed(file, BlockIndex(blocks.start), size, content.slice(start..end))
     }
 }
 
