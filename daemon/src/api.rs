@@ -10,6 +10,7 @@ mod clones;
 mod doctor;
 mod error;
 mod extract;
+mod may_end;
 mod mounts;
 mod node;
 mod openapi;

@@ -6,10 +6,11 @@ use axum::http::StatusCode;
 
 use super::error::ApiError;
 use super::extract::{Body, Path};
+use super::may_end::{NoSuchReplica, ReplicaNotBegun, ReplicaNotEnded};
 use super::replicas::{Asked, Begun, begin, detach, find};
 use super::request::RequestId;
 use super::routes::Shared;
-use super::wire::{CloneRequest, List, Operation, Problem, Replica, ReplicaKind};
+use super::wire::{CloneRequest, List, Operation, Replica, ReplicaKind};
 
 /// The clones here, oldest first.
 #[utoipa::path(get, path = "/clones", tag = "clones", responses(
@@ -23,18 +24,7 @@ pub(super) async fn list(State(node): State<Shared>) -> Json<List<Replica>> {
 #[utoipa::path(post, path = "/clones", tag = "clones", request_body = CloneRequest,
     responses(
         (status = 202, description = "Begun; `location` leads to the operation", body = Operation),
-        (status = 403, description = "`peer_refused`",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "`no_such_peer`, `no_such_remote_workspace`",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`ambiguous_name`, with `candidates`",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_name`, `invalid_when_gone`, `relative_path`",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 502, description = "`peer_unreachable`, `other_peer`, `peer_protocol`, `peer_failed`",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`too_many_operations`, `peer_busy`",
-            body = Problem, content_type = "application/problem+json"),
+        ReplicaNotBegun,
     ),
 )]
 pub(super) async fn create(
@@ -51,8 +41,7 @@ pub(super) async fn create(
     params(("id" = String, Path, description = "The clone")),
     responses(
         (status = 200, description = "As it is now", body = Replica),
-        (status = 404, description = "`no_such_replica`",
-            body = Problem, content_type = "application/problem+json"),
+        NoSuchReplica,
     ),
 )]
 pub(super) async fn show(
@@ -67,10 +56,7 @@ pub(super) async fn show(
     params(("id" = String, Path, description = "The clone")),
     responses(
         (status = 204, description = "Unmounted and forgotten"),
-        (status = 404, description = "`no_such_replica`",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`busy`, with `users`",
-            body = Problem, content_type = "application/problem+json"),
+        ReplicaNotEnded,
     ),
 )]
 pub(super) async fn remove(

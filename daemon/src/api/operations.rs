@@ -9,8 +9,9 @@ use utoipa::IntoParams;
 
 use super::error::ApiError;
 use super::extract::{Path, Query};
+use super::may_end::NoSuchOperation;
 use super::routes::Shared;
-use super::wire::{List, Operation, Problem};
+use super::wire::{List, Operation};
 use crate::client::LONG_POLL_MAX;
 
 /// How long to wait, and for what.
@@ -37,8 +38,7 @@ pub(super) async fn list(State(node): State<Shared>) -> Json<List<Operation>> {
     params(("id" = String, Path, description = "The operation"), Wait),
     responses(
         (status = 200, description = "As it is now", body = Operation),
-        (status = 404, description = "`no_such_operation`",
-            body = Problem, content_type = "application/problem+json"),
+        NoSuchOperation,
     ),
 )]
 pub(super) async fn show(
@@ -60,8 +60,7 @@ pub(super) async fn show(
     params(("id" = String, Path, description = "The operation")),
     responses(
         (status = 202, description = "Asked to end; as it is now", body = Operation),
-        (status = 404, description = "`no_such_operation`",
-            body = Problem, content_type = "application/problem+json"),
+        NoSuchOperation,
     ),
 )]
 pub(super) async fn cancel(

@@ -10,8 +10,9 @@ use utoipa::IntoParams;
 
 use super::error::ApiError;
 use super::extract::{Body, Query};
+use super::may_end::problems;
 use super::routes::Shared;
-use super::wire::{AddPeer, List, Peer, PeerFailure, PeerRef, Problem, RemoteWorkspace, RemoteWorkspaces};
+use super::wire::{AddPeer, List, Peer, PeerFailure, PeerRef, RemoteWorkspace, RemoteWorkspaces};
 use crate::workspace::WorkspaceName;
 
 /// Whether to look anew.
@@ -39,14 +40,19 @@ pub(super) async fn list(
     Ok(Json(peers.into()))
 }
 
+problems! {
+    /// Of a request to remember a peer.
+    NotAdded {
+        422: "`invalid_address`, `unknown_host`, `own_address`",
+        502: "`peer_unreachable`, `peer_protocol`",
+    }
+}
+
 /// Greets the node at an address and remembers it.
 #[utoipa::path(post, path = "/peers", tag = "peers", request_body = AddPeer,
     responses(
         (status = 201, description = "It answered, and is remembered", body = Peer),
-        (status = 422, description = "`invalid_address`, `unknown_host`, `own_address`",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 502, description = "`peer_unreachable`, `peer_protocol`",
-            body = Problem, content_type = "application/problem+json"),
+        NotAdded,
     ),
 )]
 pub(super) async fn add(
@@ -68,13 +74,17 @@ pub(super) struct Wanted {
     peer: Option<String>,
 }
 
+problems! {
+    /// Of a request for what peers offer.
+    NoSuchPeer { 404: "`no_such_peer`" }
+}
+
 /// What peers offer to this node. Asks those that are online or were added by address, side by side; with `peer`,
 /// that one. A peer that does not answer is reported and spoils nothing.
 #[utoipa::path(get, path = "/remote-workspaces", tag = "peers", params(Wanted),
     responses(
         (status = 200, description = "What came back within some seconds", body = RemoteWorkspaces),
-        (status = 404, description = "`no_such_peer`",
-            body = Problem, content_type = "application/problem+json"),
+        NoSuchPeer,
     ),
 )]
 pub(super) async fn workspaces(

@@ -11,8 +11,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::ApiError;
 use super::extract::Body;
+use super::may_end::problems;
 use super::routes::Shared;
-use super::wire::{Problem, RunRequest};
+use super::wire::RunRequest;
 use crate::home::Home;
 use crate::node::{LocalWorkspace, User};
 use crate::runtime::{self, Plan, Request, RootBinding};
@@ -23,16 +24,20 @@ use crate::workspace::{
 /// How long a run waits for what its workspace needs from this machine: some small files of virtual environments.
 const REQUIREMENTS_WITHIN: Duration = Duration::from_secs(5);
 
+problems! {
+    /// Of a request for a plan.
+    NotPlanned {
+        404: "`not_here`, `not_in_workspace`",
+        409: "`ambiguous_name`, with `candidates`; `not_served`, `unplannable`",
+        422: "`no_command`, `invalid_file`",
+    }
+}
+
 /// Plans a run. Nothing is started and nothing is kept.
 #[utoipa::path(post, path = "/runs", tag = "runs", request_body = RunRequest,
     responses(
         (status = 200, description = "The plan", body = Plan),
-        (status = 404, description = "`not_here`, `not_in_workspace`",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "`ambiguous_name`, with `candidates`; `not_served`, `unplannable`",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`no_command`, `invalid_file`",
-            body = Problem, content_type = "application/problem+json"),
+        NotPlanned,
     ),
 )]
 pub(super) async fn plan(

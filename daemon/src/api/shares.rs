@@ -6,20 +6,26 @@ use axum::http::StatusCode;
 
 use super::error::ApiError;
 use super::extract::{Body, Path};
+use super::may_end::{NoSuchWorkspace, problems};
 use super::routes::Shared;
-use super::wire::{Problem, Share, ShareRequest};
+use super::wire::{Share, ShareRequest};
 use super::workspaces::{parse, share_document};
 use crate::registry::{RegistryError, ShareMode};
+
+problems! {
+    /// Of a request to share a workspace.
+    NotShared {
+        404: "`no_such_workspace`",
+        422: "`invalid_file`, `unusable_place`, `unusable_companion`",
+    }
+}
 
 /// Offers a workspace with the companions its file names now, or changes how it is offered.
 #[utoipa::path(put, path = "/workspaces/{name}/share", tag = "workspaces", request_body = ShareRequest,
     params(("name" = String, Path, description = "The workspace")),
     responses(
         (status = 200, description = "The share", body = Share),
-        (status = 404, description = "`no_such_workspace`",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_file`, `unusable_place`, `unusable_companion`",
-            body = Problem, content_type = "application/problem+json"),
+        NotShared,
     ),
 )]
 pub(super) async fn put(
@@ -38,8 +44,7 @@ pub(super) async fn put(
     params(("name" = String, Path, description = "The workspace")),
     responses(
         (status = 204, description = "No longer offered"),
-        (status = 404, description = "`no_such_workspace`",
-            body = Problem, content_type = "application/problem+json"),
+        NoSuchWorkspace,
     ),
 )]
 pub(super) async fn delete(
@@ -55,8 +60,7 @@ pub(super) async fn delete(
     params(("name" = String, Path, description = "The workspace")),
     responses(
         (status = 204, description = "Forgotten"),
-        (status = 404, description = "`no_such_workspace`",
-            body = Problem, content_type = "application/problem+json"),
+        NoSuchWorkspace,
     ),
 )]
 pub(super) async fn forget(

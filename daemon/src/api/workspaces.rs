@@ -6,10 +6,11 @@ use axum::http::StatusCode;
 
 use super::error::ApiError;
 use super::extract::{Body, Path};
+use super::may_end::problems;
 use super::replicas::absolute;
 use super::routes::Shared;
 use super::wire::{
-    Companion, CreateWorkspace, CreatedWorkspace, LeavingLink, List, Problem, Requirement, Share, Workspace,
+    Companion, CreateWorkspace, CreatedWorkspace, LeavingLink, List, Requirement, Share, Workspace,
     WorkspaceDetails,
 };
 use crate::registry::{RegistryError, ShareMode, ShareRecord, WorkspaceRecord};
@@ -30,15 +31,20 @@ pub(super) async fn list(State(node): State<Shared>) -> Result<Json<List<Workspa
     Ok(Json(summaries.await?.into()))
 }
 
+problems! {
+    /// Of a request to register a workspace.
+    NotCreated {
+        409: "`name_taken`, `directory_taken`",
+        422: "`invalid_name`, `relative_path`, `unusable_place`, `invalid_file`",
+    }
+}
+
 /// Registers a directory as a workspace. Its `twinshare.yaml` is written where there is none, and with it what was
 /// found that belongs to the workspace. Doing it again changes nothing.
 #[utoipa::path(post, path = "/workspaces", tag = "workspaces", request_body = CreateWorkspace,
     responses(
         (status = 201, description = "Registered", body = CreatedWorkspace),
-        (status = 409, description = "`name_taken`, `directory_taken`",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_name`, `relative_path`, `unusable_place`, `invalid_file`",
-            body = Problem, content_type = "application/problem+json"),
+        NotCreated,
     ),
 )]
 pub(super) async fn create(
@@ -51,15 +57,20 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(created_document(created)?)))
 }
 
+problems! {
+    /// Of a request for what a workspace says.
+    NotShown {
+        404: "`no_such_workspace`",
+        422: "`invalid_file`, `unusable_companion`",
+    }
+}
+
 /// One workspace with its configuration, its companions and what it needs from outside.
 #[utoipa::path(get, path = "/workspaces/{name}", tag = "workspaces",
     params(("name" = String, Path, description = "The workspace")),
     responses(
         (status = 200, description = "As it is on disk now", body = WorkspaceDetails),
-        (status = 404, description = "`no_such_workspace`",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "`invalid_file`, `unusable_companion`",
-            body = Problem, content_type = "application/problem+json"),
+        NotShown,
     ),
 )]
 pub(super) async fn show(
