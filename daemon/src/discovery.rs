@@ -28,6 +28,7 @@
 //! neutralised. Replayed beacons are ignored for as long as the peer is remembered; after that they make it appear
 //! where it is not, for 35 seconds.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -100,6 +101,8 @@ pub fn sender(datagram: &[u8]) -> Option<PeerId> {
 pub struct Seen {
     /// The peers that are there, by name.
     pub peers: Arc<[DiscoveredPeer]>,
+    /// Those that were there lately and said goodbye or fell silent, and since when they are gone.
+    pub gone: Arc<HashMap<PeerId, SystemTime>>,
     /// The interfaces of this host, and which are used.
     pub interfaces: Arc<[InterfaceStatus]>,
 }

@@ -64,8 +64,8 @@ struct Entry {
     newest_ms: u64,
     /// Those of its last beacons, wherever they came from.
     recent_ms: VecDeque<u64>,
-    /// It said goodbye, or was silent for too long.
-    is_gone: bool,
+    /// Since when it is gone: it said goodbye, or was silent for too long.
+    gone: Option<SystemTime>,
 }
 
 /// An address at which a peer was heard.
@@ -119,7 +119,7 @@ impl PeerTable {
             heard_at: clock,
             newest_ms: sent_ms,
             recent_ms: [sent_ms].into(),
-            is_gone: false,
+            gone: None,
         };
         self.entries.insert(peer, entry);
         Heard::Changed
@@ -134,7 +134,7 @@ impl PeerTable {
         if self.entries.len() < PEERS_MAX {
             return true;
         }
-        let gone = self.entries.iter().filter(|(_, entry)| entry.is_gone);
+        let gone = self.entries.iter().filter(|(_, entry)| entry.gone.is_some());
         match gone.min_by_key(|(_, entry)| entry.heard).map(|(peer, _)| *peer) {
             Some(peer) => self.entries.remove(&peer).is_some(),
             None => false,
@@ -142,42 +142,51 @@ impl PeerTable {
     }
 
     /// Lets go of what was not heard for too long; true if that changed who is there, or where.
-    pub(super) fn expire(&mut self, now: Instant) -> bool {
-        self.entries.retain(|_, entry| !entry.is_gone || now < entry.heard + REMEMBERED_FOR);
-        self.entries.values_mut().filter(|entry| !entry.is_gone).fold(false, |changed, entry| {
+    pub(super) fn expire(&mut self, now: Instant, clock: SystemTime) -> bool {
+        self.entries.retain(|_, entry| entry.is_there() || now < entry.heard + REMEMBERED_FOR);
+        self.entries.values_mut().filter(|entry| entry.is_there()).fold(false, |changed, entry| {
             let before = entry.places.len();
             entry.places.retain(|place| now < place.heard + EXPIRES_AFTER);
-            entry.is_gone = entry.places.is_empty();
+            entry.gone = entry.places.is_empty().then_some(clock);
             changed | (entry.places.len() != before)
         })
     }
 
     /// When [`expire`](Self::expire) has something to do next.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        let live = self.entries.values().filter(|entry| !entry.is_gone);
+        let live = self.entries.values().filter(|entry| entry.is_there());
         live.flat_map(|entry| &entry.places).map(|place| place.heard + EXPIRES_AFTER).min()
     }
 
     /// Those that are there, by name.
     pub(super) fn peers(&self) -> Vec<DiscoveredPeer> {
-        let live = self.entries.iter().filter(|(_, entry)| !entry.is_gone);
+        let live = self.entries.iter().filter(|(_, entry)| entry.is_there());
         let mut peers: Vec<_> = live.map(|(peer, entry)| entry.show(*peer)).collect();
         peers.sort_by(|a, b| (&a.name, a.peer).cmp(&(&b.name, b.peer)));
         peers
     }
+
+    /// Those that were there and are gone, and since when.
+    pub(super) fn gone(&self) -> HashMap<PeerId, SystemTime> {
+        self.entries.iter().filter_map(|(peer, entry)| Some((*peer, entry.gone?))).collect()
+    }
 }
 
 impl Entry {
+    fn is_there(&self) -> bool {
+        self.gone.is_none()
+    }
+
     fn hear(&mut self, beacon: Beacon, address: SocketAddr, now: Instant, clock: SystemTime) -> Heard {
         if self.is_old(&beacon, address) {
             return Heard::Ignored;
         }
-        let was_gone = self.is_gone;
+        let was_gone = self.gone.is_some();
         self.newest_ms = self.newest_ms.max(beacon.sent_ms);
         self.recent_ms.push_front(beacon.sent_ms);
         self.recent_ms.truncate(RECENT_MAX);
-        self.is_gone = beacon.kind == Kind::Goodbye;
-        if self.is_gone {
+        self.gone = (beacon.kind == Kind::Goodbye).then_some(clock);
+        if self.gone.is_some() {
             self.heard = now;
             self.places.clear();
             return if was_gone { Heard::Same } else { Heard::Changed };
@@ -203,7 +212,7 @@ impl Entry {
         let place = self.places.iter().find(|place| place.address == address);
         let again = place.is_some_and(|place| beacon.sent_ms <= place.sent_ms)
             || self.recent_ms.contains(&beacon.sent_ms);
-        let before_goodbye = self.is_gone && beacon.sent_ms <= self.newest_ms;
+        let before_goodbye = self.gone.is_some() && beacon.sent_ms <= self.newest_ms;
         again || before_goodbye || beacon.sent_ms.saturating_add(OVERTAKING_MS) < self.newest_ms
     }
 

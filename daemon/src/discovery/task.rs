@@ -99,7 +99,7 @@ impl Task {
 
     /// Does what is due.
     async fn tick(&mut self) {
-        if self.table.expire(Instant::now()) {
+        if self.table.expire(Instant::now(), SystemTime::now()) {
             self.publish(true);
         }
         if self.pace.next() > Instant::now() {
@@ -209,9 +209,9 @@ impl Task {
 
     /// Shows the peers as they are now; wakes those who watch only for news.
     fn publish(&self, is_news: bool) {
-        let peers = self.table.peers().into();
+        let (peers, gone) = (self.table.peers().into(), Arc::new(self.table.gone()));
         self.publish.send_if_modified(|seen| {
-            seen.peers = peers;
+            (seen.peers, seen.gone) = (peers, gone);
             is_news
         });
     }

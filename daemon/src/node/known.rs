@@ -10,10 +10,10 @@ use twinshare_transport::identity::PeerId;
 use super::target::Candidate;
 use crate::api::wire::{Peer, PeerRef, PeerSource};
 use crate::config::NodeName;
-use crate::discovery::DiscoveredPeer;
+use crate::discovery::{DiscoveredPeer, Seen};
 use crate::registry::PeerRecord;
 
-/// A peer met so lately counts as online, even where its beacons do not reach.
+/// A peer met so lately counts as online where its beacons do not reach.
 const ONLINE_FOR: Duration = Duration::from_secs(60);
 
 /// A peer.
@@ -70,18 +70,17 @@ impl KnownPeer {
 /// What is heard and what is remembered, as peers; those online first, then by name.
 ///
 /// Of a peer that is both, what it says now counts, and the addresses at which it was heard come first: where it was
-/// met before may be another network.
-pub(crate) fn merge(
-    heard: &[DiscoveredPeer],
-    remembered: Vec<PeerRecord>,
-    now: SystemTime,
-) -> Vec<KnownPeer> {
+/// met before may be another network. One that was heard to go has gone, however lately it was met before that.
+pub(crate) fn merge(seen: &Seen, remembered: Vec<PeerRecord>, now: SystemTime) -> Vec<KnownPeer> {
     let mut all: BTreeMap<PeerId, KnownPeer> =
-        heard.iter().map(|peer| (peer.peer, from_heard(peer))).collect();
+        seen.peers.iter().map(|peer| (peer.peer, from_heard(peer))).collect();
     for record in remembered {
         match all.entry(record.peer) {
             Entry::Occupied(heard) => heard.into_mut().add_remembered(record),
-            Entry::Vacant(unheard) => drop(unheard.insert(from_record(record, now))),
+            Entry::Vacant(unheard) => {
+                let gone = seen.gone.get(&record.peer).copied();
+                unheard.insert(from_record(record, gone, now));
+            }
         }
     }
     let mut all: Vec<_> = all.into_values().collect();
@@ -122,8 +121,9 @@ fn from_heard(peer: &DiscoveredPeer) -> KnownPeer {
     }
 }
 
-fn from_record(record: PeerRecord, now: SystemTime) -> KnownPeer {
-    let since_met = record.last_seen.and_then(|met| now.duration_since(met).ok());
+fn from_record(record: PeerRecord, gone: Option<SystemTime>, now: SystemTime) -> KnownPeer {
+    let met_again = record.last_seen.filter(|met| gone.is_none_or(|gone| gone < *met));
+    let since_met = met_again.and_then(|met| now.duration_since(met).ok());
     KnownPeer {
         id: record.peer,
         sources: vec![source(&record)],
@@ -189,6 +189,28 @@ mod tests {
         }
     }
 
+    fn seen(heard: &[DiscoveredPeer]) -> Seen {
+        Seen { peers: heard.into(), ..Seen::default() }
+    }
+
+    #[test]
+    fn a_peer_that_was_heard_to_go_is_not_online() {
+        #[track_caller]
+        fn check(met_at: u64, gone: Option<u64>, online: bool) {
+            let record = met(1, "anna", &["10.0.0.1:7"], None, met_at);
+            let gone = gone.map(|second| (record.peer, at(second))).into_iter().collect();
+            let seen = Seen { gone: std::sync::Arc::new(gone), ..Seen::default() };
+            let all = merge(&seen, vec![record], at(1000));
+            assert_eq!(all[0].online, online, "met at {met_at}, gone at {gone:?}", gone = seen.gone);
+        }
+        check(990, None, true);
+        check(990, Some(995), false);
+        // Met again where its beacons do not reach.
+        check(990, Some(980), true);
+        check(900, Some(980), false);
+        check(900, None, false);
+    }
+
     #[test]
     fn what_is_said_now_counts_more_than_what_is_remembered() {
         let heard = [heard(1, "zoe", "10.0.0.1:7")];
@@ -198,7 +220,7 @@ mod tests {
             met(3, "anna", &["10.0.0.3:7"], None, 100),
             met(4, "carl", &["10.0.0.4:7"], Some("carl"), 100),
         ];
-        let all = merge(&heard, remembered, at(1000));
+        let all = merge(&seen(&heard), remembered, at(1000));
         let names: Vec<_> =
             all.iter().map(|peer| (peer.name.as_str(), peer.online, peer.is_expected())).collect();
         let expected =
@@ -219,7 +241,7 @@ mod tests {
                 first_seen: at(*first),
                 ..met(*key, name, &[], None, 900)
             };
-            let all = merge(heard, remembered.iter().map(record).collect(), at(1000));
+            let all = merge(&seen(heard), remembered.iter().map(record).collect(), at(1000));
             let taken = all.iter().filter_map(|peer| Some((peer.id, peer.namesake?)));
             let mut taken: Vec<_> = taken.collect();
             let id = |key: u8| PublicKey([key; 32]).peer_id();

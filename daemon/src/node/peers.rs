@@ -91,8 +91,8 @@ impl Peers {
     /// All of them, those online first, then by name.
     pub(crate) async fn all(&self) -> Result<Vec<KnownPeer>, RegistryError> {
         let remembered = self.registry.call(|tables| tables.peers()).await?;
-        let heard = self.seen.borrow().peers.clone();
-        Ok(merge(&heard, remembered, SystemTime::now()))
+        let seen = self.seen();
+        Ok(merge(&seen, remembered, SystemTime::now()))
     }
 
     /// Greets the node at `address` and remembers it.

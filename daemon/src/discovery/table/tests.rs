@@ -13,6 +13,10 @@ fn key(number: u16) -> PublicKey {
     PublicKey(key)
 }
 
+fn clock(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
 impl Bench {
     fn new() -> Self {
         Self { table: PeerTable::default(), start: Instant::now() }
@@ -35,8 +39,17 @@ impl Bench {
         };
         change(&mut beacon);
         let now = self.at(seconds);
-        let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        self.table.hear(key(number), beacon, source.parse().unwrap(), now, clock)
+        self.table.hear(key(number), beacon, source.parse().unwrap(), now, clock(seconds))
+    }
+
+    fn expire(&mut self, seconds: u64) -> bool {
+        self.table.expire(self.at(seconds), clock(seconds))
+    }
+
+    #[track_caller]
+    fn check_gone(&self, expected: &[(u16, u64)]) {
+        let expected = expected.iter().map(|(number, since)| (key(*number).peer_id(), clock(*since)));
+        assert_eq!(self.table.gone(), expected.collect());
     }
 
     #[track_caller]
@@ -70,7 +83,7 @@ fn a_peer_is_where_it_was_heard_last() {
     assert_eq!(bench.hear(20, 1, B, |beacon| beacon.port = 8), Heard::Changed);
     bench.check(&[(1, &["[fe80::1%3]:8", "[fe80::1%3]:7", "10.0.0.1:7"])]);
     // It left the first network; the port it had before is forgotten with it.
-    assert!(bench.table.expire(bench.at(10) + EXPIRES_AFTER));
+    assert!(bench.expire(10 + EXPIRES_AFTER.as_secs()));
     bench.check(&[(1, &["[fe80::1%3]:8"])]);
     let peer = &bench.table.peers()[0];
     assert_eq!(peer.since, SystemTime::UNIX_EPOCH);
@@ -82,8 +95,8 @@ fn a_silent_peer_is_gone_after_three_beacons() {
     let mut bench = Bench::new();
     bench.hear(0, 1, A, |_| {});
     assert_eq!(bench.table.next_expiry(), Some(bench.at(35)));
-    assert!(!bench.table.expire(bench.at(34)));
-    assert!(bench.table.expire(bench.at(35)));
+    assert!(!bench.expire(34));
+    assert!(bench.expire(35));
     bench.check(&[]);
     assert_eq!(bench.table.next_expiry(), None);
     assert_eq!(bench.hear(36, 1, A, |beacon| beacon.sent_ms = 1_000_000), Heard::Ignored);
@@ -106,8 +119,22 @@ fn a_goodbye_is_final_for_what_was_sent_before() {
     bench.check(&[(1, &["10.0.0.1:7"])]);
     // Long after, nothing is left of it.
     bench.hear(7, 1, A, goodbye);
-    bench.table.expire(bench.at(7) + REMEMBERED_FOR);
+    bench.expire(7 + REMEMBERED_FOR.as_secs());
     assert!(bench.table.entries.is_empty());
+}
+
+#[test]
+fn who_is_gone_is_known_until_they_come_back() {
+    let mut bench = Bench::new();
+    bench.hear(0, 1, A, |_| {});
+    bench.hear(0, 2, B, |_| {});
+    bench.check_gone(&[]);
+    bench.hear(5, 1, A, |beacon| beacon.kind = Kind::Goodbye);
+    bench.check_gone(&[(1, 5)]);
+    bench.expire(40);
+    bench.check_gone(&[(1, 5), (2, 40)]);
+    bench.hear(41, 1, A, |_| {});
+    bench.check_gone(&[(2, 40)]);
 }
 
 #[test]
