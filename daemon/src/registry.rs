@@ -73,8 +73,8 @@ pub enum RegistryError {
         name: WorkspaceName,
     },
     /// No such workspace.
-    #[error("no workspace of that name is registered")]
-    NoSuchWorkspace,
+    #[error("no workspace named `{0}` is registered here")]
+    NoSuchWorkspace(String),
     /// Other peers use all the snapshots or leases there can be.
     #[error("too many peers use this workspace")]
     Crowded,

@@ -111,7 +111,8 @@ impl Shares {
     ) -> Result<WorkspaceRecord, ShareError> {
         let workspace = name.clone();
         let record = self.registry.call(move |tables| tables.workspace(&workspace)).await?;
-        let companions = self.check(record.ok_or(RegistryError::NoSuchWorkspace)?).await?;
+        let companions =
+            self.check(record.ok_or_else(|| RegistryError::NoSuchWorkspace(name.to_string()))?).await?;
         let workspace = name.clone();
         self.change(move |tables| tables.share(&workspace, mode, &companions, SystemTime::now())).await
     }

@@ -36,7 +36,8 @@ pub(super) async fn put(
     let mode = asked.open.map(|open| if open { ShareMode::Open } else { ShareMode::Closed });
     let record = node.shares().share(&parse(&name)?, mode).await?;
     // It was shared a moment ago; somebody else may have ended that already.
-    record.share.as_ref().map(share_document).map(Json).ok_or_else(|| RegistryError::NoSuchWorkspace.into())
+    let share = record.share.as_ref().map(share_document).map(Json);
+    share.ok_or_else(|| RegistryError::NoSuchWorkspace(name).into())
 }
 
 /// Ends a share: peers that use it are refused from then on.

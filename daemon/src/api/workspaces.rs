@@ -92,13 +92,13 @@ pub(super) async fn show(
 
 /// What cannot be a name names nothing here.
 pub(super) fn parse(name: &str) -> Result<WorkspaceName, ApiError> {
-    name.parse().map_err(|_| RegistryError::NoSuchWorkspace.into())
+    name.parse().map_err(|_| RegistryError::NoSuchWorkspace(name.to_owned()).into())
 }
 
 async fn find(node: &Shared, name: &str) -> Result<WorkspaceRecord, ApiError> {
-    let name = parse(name)?;
-    let found = node.registry().call(move |tables| tables.workspace(&name)).await?;
-    found.ok_or_else(|| RegistryError::NoSuchWorkspace.into())
+    let wanted = parse(name)?;
+    let found = node.registry().call(move |tables| tables.workspace(&wanted)).await?;
+    found.ok_or_else(|| RegistryError::NoSuchWorkspace(name.to_owned()).into())
 }
 
 async fn blocking<T: Send + 'static>(

@@ -63,7 +63,7 @@ fn names_and_directories_are_unique() {
     assert!(matches!(taken, RegistryError::DirectoryTaken { .. }), "{taken}");
     assert_eq!(tables.workspaces().unwrap(), [added]);
     tables.remove_workspace(&name("a")).unwrap();
-    assert!(matches!(tables.remove_workspace(&name("a")), Err(RegistryError::NoSuchWorkspace)));
+    assert!(matches!(tables.remove_workspace(&name("a")), Err(RegistryError::NoSuchWorkspace(_))));
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_share_keeps_its_beginning() {
     assert_eq!(again, ShareRecord { mode: ShareMode::Open, since: at(2), companions: companions.into() });
     assert!(tables.unshare(&name("a")).unwrap());
     assert!(!tables.unshare(&name("a")).unwrap());
-    assert!(matches!(tables.share(&name("b"), None, &[], at(3)), Err(RegistryError::NoSuchWorkspace)));
+    assert!(matches!(tables.share(&name("b"), None, &[], at(3)), Err(RegistryError::NoSuchWorkspace(_))));
 }
 
 #[test]

@@ -73,6 +73,10 @@ impl FromStr for ShareMode {
 
 const SELECT: &str = "SELECT id, name, directory, created, mode, since, companions FROM workspaces LEFT JOIN shares ON workspace = id";
 
+fn unknown(name: &WorkspaceName) -> RegistryError {
+    RegistryError::NoSuchWorkspace(name.to_string())
+}
+
 fn record(row: &Row<'_>) -> rusqlite::Result<WorkspaceRecord> {
     let share = match row.get::<_, Option<i64>>("since")? {
         Some(since) => Some(ShareRecord {
@@ -113,7 +117,7 @@ impl Tables {
             "INSERT INTO workspaces (name, directory, created) VALUES (?1, ?2, ?3)",
             params![name.as_str(), path_bytes(directory), seconds(now)],
         )?;
-        self.workspace(name)?.ok_or(RegistryError::NoSuchWorkspace)
+        self.workspace(name)?.ok_or_else(|| unknown(name))
     }
 
     /// All workspaces by name.
@@ -138,7 +142,7 @@ impl Tables {
     /// Forgets a workspace with its share, snapshots and leases. Its files are nobody's business here.
     pub fn remove_workspace(&mut self, name: &WorkspaceName) -> Result<(), RegistryError> {
         let removed = self.connection.execute("DELETE FROM workspaces WHERE name = ?1", [name.as_str()])?;
-        if removed == 0 { Err(RegistryError::NoSuchWorkspace) } else { Ok(()) }
+        if removed == 0 { Err(unknown(name)) } else { Ok(()) }
     }
 
     /// Offers a workspace with these companions; where it is offered already, the time stays, and without a `mode`
@@ -150,19 +154,19 @@ impl Tables {
         companions: &[PathBuf],
         now: SystemTime,
     ) -> Result<WorkspaceRecord, RegistryError> {
-        let workspace = self.workspace(name)?.ok_or(RegistryError::NoSuchWorkspace)?;
+        let workspace = self.workspace(name)?.ok_or_else(|| unknown(name))?;
         let mode = mode.or(workspace.share.map(|share| share.mode)).unwrap_or(ShareMode::Closed);
         self.connection.execute(
             "INSERT INTO shares (workspace, mode, since, companions) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (workspace) DO UPDATE SET mode = excluded.mode, companions = excluded.companions",
             params![workspace.id.0, mode.as_str(), seconds(now), joined(companions)],
         )?;
-        self.workspace(name)?.ok_or(RegistryError::NoSuchWorkspace)
+        self.workspace(name)?.ok_or_else(|| unknown(name))
     }
 
     /// No longer offers a workspace; true if it was. Its snapshots stay until their leases end.
     pub fn unshare(&mut self, name: &WorkspaceName) -> Result<bool, RegistryError> {
-        let workspace = self.workspace(name)?.ok_or(RegistryError::NoSuchWorkspace)?;
+        let workspace = self.workspace(name)?.ok_or_else(|| unknown(name))?;
         Ok(self.connection.execute("DELETE FROM shares WHERE workspace = ?1", [workspace.id.0])? > 0)
     }
 }

@@ -320,7 +320,9 @@ async fn what_is_wrong_is_told_to_the_owner_and_not_to_the_peer() {
     fs::write(&file, "schema: 1\nname: demo\ncompanions: [/nonexistent]\n").unwrap();
     assert!(matches!(share().await, Err(ShareError::Workspace(WorkspaceError::Companion(_)))));
     let unknown = owner.shares.share(&"other".parse().unwrap(), None).await;
-    assert!(matches!(unknown, Err(ShareError::Registry(RegistryError::NoSuchWorkspace))));
+    assert!(
+        matches!(unknown, Err(ShareError::Registry(RegistryError::NoSuchWorkspace(name))) if name == "other")
+    );
     fs::write(&file, good).unwrap();
     share().await.unwrap();
     fs::write(&file, "broken").unwrap();

@@ -105,7 +105,7 @@ pub(super) fn registry_kind(error: &RegistryError) -> Kind {
             "Directory is registered already",
             "use it under its name, or remove it first with `twinshare workspace rm NAME`",
         ),
-        RegistryError::NoSuchWorkspace => kind(
+        RegistryError::NoSuchWorkspace(_) => kind(
             StatusCode::NOT_FOUND,
             "no_such_workspace",
             "No such workspace",
