@@ -167,7 +167,7 @@ fn nodes(a: &Typist<'_>, b: &Typist<'_>, link: &Link) -> Result<()> {
     b.says(&format!("p2p add {}", link.first_address()), &["ada (id ", "is known from now on"])?;
     ensure!(b.document(&format!("p2p add {}", link.first_address()))?["name"] == "ada");
     b.ends("p2p add 10.91.1.77", 5, &["error: ", "hint: "])?;
-    b.ends("p2p add 10.91.1.77:port", 2, &["error: "])?;
+    b.ends("p2p add 10.91.1.77:port", 2, &["`port` is not a port"])?;
     ensure!(b.document("doctor")?["items"].as_array().is_some_and(|checks| checks.len() > 6));
     b.says("doctor", &["discovery"]).map(drop)
 }

@@ -109,9 +109,12 @@ impl ApiError {
                 "Path is not absolute",
                 "the node does not know the caller's working directory: send the whole path",
             ),
-            Self::Address(AddressError::Form(_)) => {
-                kind(StatusCode::UNPROCESSABLE_ENTITY, "invalid_address", "Invalid address", DOCUMENTED)
-            }
+            Self::Address(AddressError::Form(_) | AddressError::Port { .. }) => kind(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_address",
+                "Invalid address",
+                "as `anna.local`, `anna.local:37778`, `192.0.2.7` or `[2001:db8::7]:37778`",
+            ),
             Self::Address(AddressError::UnknownHost { .. }) => kind(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "unknown_host",

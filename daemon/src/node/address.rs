@@ -26,6 +26,14 @@ pub enum AddressError {
     /// It is not written as one.
     #[error("`{0}` is not an address: write `host`, `host:port`, `address` or `[address]:port`")]
     Form(String),
+    /// What stands for the port is none.
+    #[error("`{port}` is not a port, in `{text}`: write `host:port` with a number from 1 to 65535")]
+    Port {
+        /// What was written for it.
+        port: String,
+        /// The whole address.
+        text: String,
+    },
     /// The host's name is not known.
     #[error("the host `{host}` cannot be found: {source}")]
     UnknownHost {
@@ -40,14 +48,25 @@ impl FromStr for HostAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        split(text)
-            .and_then(|(host, port)| {
-                let port =
-                    port.map_or(Some(LISTEN_PORT), |port| port.parse().ok().filter(|port| *port > 0))?;
-                is_host(host).then(|| Self { host: host.to_owned(), port })
-            })
-            .ok_or_else(|| AddressError::Form(text.chars().take(100).collect()))
+        let form = || AddressError::Form(quoted(text));
+        let (host, port) = split(text)
+            .filter(|(host, port)| is_host(host) && port.is_none_or(|port| !port.contains('/')))
+            .ok_or_else(form)?;
+        let port = match port {
+            None => LISTEN_PORT,
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|number| *number > 0)
+                .ok_or_else(|| AddressError::Port { port: quoted(port), text: quoted(text) })?,
+        };
+        Ok(Self { host: host.to_owned(), port })
     }
+}
+
+/// As much of what was written as a message takes.
+fn quoted(text: &str) -> String {
+    text.chars().take(100).collect()
 }
 
 /// Host and port. More than one colon without brackets is an IPv6 address without a port.
@@ -116,6 +135,20 @@ mod tests {
             ["", ":", "anna:", "anna:0", "anna:70000", "anna:x", "[::1", "[::1]9", "a b", "http://x", "[]:1"]
         {
             check(wrong, None);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, part) in [
+            ("foo:bar", "`bar` is not a port, in `foo:bar`"),
+            ("anna:70000", "`70000` is not a port"),
+            ("anna:", "`` is not a port"),
+            ("a b", "`a b` is not an address"),
+            ("http://x", "`http://x` is not an address"),
+        ] {
+            let error = text.parse::<HostAddress>().unwrap_err().to_string();
+            assert!(error.starts_with(part), "{error}");
         }
     }
 
