@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use twinshare_daemon::api::wire::Problem;
 use twinshare_daemon::client::ClientError;
-use twinshare_daemon::home::HomeError;
+use twinshare_daemon::home::{HOME_VARIABLE, HomeError};
 use twinshare_daemon::node::{NodeError, StartError, StopError};
 use twinshare_daemon::replica::process::ProcessError;
 use twinshare_daemon::runtime::launch::LaunchError;
@@ -203,6 +203,10 @@ impl From<HomeError> for Error {
 }
 
 impl From<StartError> for Error {
+            HomeError::Relative(path) => plain.hint(format!(
+                "write the whole path, so that every command finds the same node: `{HOME_VARIABLE}=$PWD/{}`",
+                shown(&path.to_string_lossy())
+            )),
     fn from(error: StartError) -> Self {
         match error {
             StartError::Home(error) => error.into(),

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use twinshare_fs::manifest::SnapshotId;
 
 mod lock;
+mod others;
 pub mod socket;
 
 pub use lock::NodeLock;
@@ -33,6 +34,8 @@ pub struct Home {
     state: PathBuf,
     cache: PathBuf,
     files: PathBuf,
+    /// Where the nodes of a user leave word of their homes; nowhere where the user has no home directory.
+    notes: Option<PathBuf>,
     variables: Vec<(&'static str, PathBuf)>,
 }
 
@@ -42,6 +45,9 @@ pub enum HomeError {
     /// Nothing says where the user's files are.
     #[error("neither {HOME_VARIABLE} nor HOME is set to an absolute path: set one of them")]
     Unknown,
+    /// The variable holds a path that each directory reads otherwise.
+    #[error("{HOME_VARIABLE} is {}, which is not an absolute path", .0.display())]
+    Relative(PathBuf),
     /// Another user owns a directory.
     #[error("{path} belongs to user {owner}, not to user {user}: move it away, or set {HOME_VARIABLE}")]
     NotOurs {
@@ -82,25 +88,30 @@ impl Home {
         Self::resolve(|name| env::var_os(name))
     }
 
-    /// The home under `directory`, isolated from every other one.
+    /// The home under `directory`, isolated from every other one: it leaves no word for others either.
     pub fn isolated(directory: &Path) -> Self {
         Self {
             config: directory.join("config"),
             state: directory.join("state"),
             cache: directory.join("cache"),
             files: directory.join("files"),
+            notes: None,
             variables: vec![(HOME_VARIABLE, directory.into())],
         }
     }
 
-    /// The home that the variables name. Relative values count as unset, as the XDG specification demands.
+    /// The home that the variables name. Relative values of the XDG variables count as unset, as their specification
+    /// demands; of [`HOME_VARIABLE`] one is an error, since commands given elsewhere would not find the node.
     pub fn resolve(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, HomeError> {
         let path = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let notes = path("HOME").map(|home| others::directory(&home));
         if let Some(directory) = path(HOME_VARIABLE) {
-            return Ok(Self::isolated(&directory));
+            let mut home = Self::isolated(&directory);
+            home.variables.extend(path("HOME").map(|user| ("HOME", user)));
+            return Ok(Self { notes, ..home });
         }
-        if variable(HOME_VARIABLE).is_some_and(|value| !value.is_empty()) {
-            return Err(HomeError::Unknown);
+        if let Some(relative) = variable(HOME_VARIABLE).filter(|value| !value.is_empty()) {
+            return Err(HomeError::Relative(relative.into()));
         }
         let home = path("HOME").ok_or(HomeError::Unknown)?;
         let xdg = |name, fallback| path(name).unwrap_or_else(|| home.join(fallback));
@@ -115,6 +126,7 @@ impl Home {
             state: state.1.join("twinshare"),
             cache: cache.1.join("twinshare"),
             files: home.join("twinshare"),
+            notes,
             variables: vec![(HOME_VARIABLE, PathBuf::new()), ("HOME", home), config, state, cache],
         })
     }
@@ -279,6 +291,12 @@ mod tests {
         check(&[], None);
         check(&[("HOME", "u")], None);
         check(&[("HOME", "/u"), (HOME_VARIABLE, "h")], None);
+    }
+
+    #[test]
+    fn a_relative_home_is_named() {
+        let error = Home::resolve(|name| (name == HOME_VARIABLE).then(|| "two/h".into())).unwrap_err();
+        assert_eq!(error.to_string(), "TWINSHARE_HOME is two/h, which is not an absolute path");
     }
 
     #[test]

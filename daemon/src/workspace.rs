@@ -100,6 +100,12 @@ pub(crate) fn user_home() -> Option<PathBuf> {
     std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute())
 }
 
+/// The directories of this node and of the user's others, without links.
+fn nodes_directories(home: &Home) -> Vec<PathBuf> {
+    let all = home.directories_of_nodes().into_iter();
+    all.map(|path| path.canonicalize().unwrap_or(path)).collect()
+}
+
 /// True when `path` is `directory` or lies in it.
 fn is_within(path: &Path, directory: &Path) -> bool {
     path.starts_with(directory)

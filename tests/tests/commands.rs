@@ -181,6 +181,8 @@ fn workspaces(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     ensure!(created["name"] == "project" && created["file_written"] == true, "{created}");
     a.says(&format!("workspace create {PROJECT}"), &["twinshare.yaml was kept"])?;
     a.ends("workspace create /no/such", 1, &["error: ", "hint: "])?;
+    a.ends("workspace create /root", 1, &["/root is your home directory", "hint: "])?;
+    a.ends("workspace create /", 1, &["/ holds your home directory", "hint: "])?;
     // Without `--open` nobody is let in.
     a.says("workspace share project", &["nobody is admitted yet"])?;
     ensure!(a.document("workspace share project")?["open"] == false);
@@ -282,6 +284,17 @@ fn endings(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     b.ends("mount ada/project", 3, &["error: "])?;
     // At a terminal it asks, and no is no error but is not done either.
     let asked = "printf 'n\\n' | script -qec 'twinshare workspace rm project' /dev/null";
+    // What belongs to another node of the user is hidden, too, wherever it lies.
+    let second = Typist { user: b.user.isolated("/srv/two"), typed: b.typed };
+    second.says("p2p start", &["node ben started"])?;
+    second.says("p2p stop", &["node stopped"])?;
+    ensure!(b.user.host().path("/srv/two/state/identity.key").exists());
+    for key in ["/srv/two/state/identity.key", "/root/.local/state/twinshare/identity.key"] {
+        b.ends(&format!("run project -- cat {key}"), 1, &["No such file"])?;
+        b.ends(&format!("run --home project -- cat {key}"), 1, &["No such file"])?;
+    }
+    write_file(b.user.host(), "/srv/beside", b"seen")?;
+    b.says("run project -- cat /srv/beside", &["seen"])?;
     let asked = a.user.program("bash").args(["-o", "pipefail", "-c", asked]).run(BOUND)?;
     ensure!(asked.status.code() == Some(1), "{}", asked.told());
     let told = String::from_utf8_lossy(&asked.stdout).into_owned();

@@ -125,7 +125,7 @@ fn request(asked: &RunRequest, local: &LocalWorkspace, home: &Home) -> Result<Re
         directory: local.start.as_deref().map(text).transpose()?,
         show_home: asked.home,
         caller: user.caller,
-        hidden: home.own_directories().into_iter().map(text).collect::<Result<_, _>>()?,
+        hidden: home.directories_of_nodes().iter().map(|path| text(path)).collect::<Result<_, _>>()?,
     })
 }
 

@@ -103,6 +103,9 @@ fn run_alone(home: &Home, config: Config, lock: NodeLock) -> Result<(), NodeErro
     if let Err(error) = privilege::raise_descriptor_limit() {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
+    if let Err(error) = home.tell_others() {
+        tracing::warn!(%error, "what runs at the user's other nodes may see this node's state");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(system("the runtime cannot be made"))?;
     let outcome = runtime.block_on(async {

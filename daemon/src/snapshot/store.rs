@@ -127,7 +127,7 @@ impl Store {
         check_place(&workspace.directory, &self.home).map_err(WorkspaceError::from)?;
         let roots = Workspace::load(workspace)?.shared_roots(workspace, &self.home)?;
         let directory = self.new_directory()?;
-        let own = self.home.own_directories();
+        let own = self.home.directories_of_nodes();
         // One that does not exist holds nothing.
         let exclude: Vec<_> = own.iter().filter_map(|path| DirectoryId::of(path).ok()).collect();
         let progress = WalkProgress::default();

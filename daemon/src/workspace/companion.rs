@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use twinshare_fs::manifest::{ROOTS_MAX, TARGET_BYTES_MAX};
 
-use super::{is_within, user_home};
+use super::{is_within, nodes_directories, user_home};
 use crate::home::Home;
 
 /// A companion as `twinshare.yaml` names it: an absolute path, or one in the user's home that begins with `~/`.
@@ -117,13 +117,13 @@ impl<'de> Deserialize<'de> for CompanionPath {
 /// What a directory holds that forbids sharing it as a companion of `workspace`; `None` where nothing does. All paths
 /// without links.
 pub(super) fn too_wide(path: &Path, workspace: &Path, home: &Home) -> Option<&'static str> {
-    let own = home.own_directories().map(|own| own.canonicalize().unwrap_or_else(|_| own.into()));
+    let own = nodes_directories(home);
     let user_home = user_home().map(|user| user.canonicalize().unwrap_or(user));
     match path {
         _ if is_within(workspace, path) => Some("holds the workspace itself"),
         _ if user_home.is_some_and(|user| is_within(&user, path)) => Some("holds your home directory"),
         _ if own.iter().any(|own| is_within(own, path) || is_within(path, own)) => {
-            Some("holds this node's own state")
+            Some("holds a node's own state")
         }
         _ => None,
     }
@@ -244,8 +244,8 @@ mod tests {
         );
         for (name, expected) in [
             ("all", "holds the workspace"),
-            ("home", "holds this node's own state"),
-            ("home/state/run", "holds this node's own state"),
+            ("home", "holds a node's own state"),
+            ("home/state/run", "holds a node's own state"),
             ("gone", "No such file"),
             ("file", "not a directory"),
         ] {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use twinshare_fs::replica::layout;
 
-use super::is_within;
+use super::{is_within, nodes_directories, user_home};
 use crate::home::Home;
 
 /// Why a directory cannot be a workspace.
@@ -22,16 +22,24 @@ pub enum PlaceError {
         /// What the system said.
         source: io::Error,
     },
-    /// The node's private key lies in it.
-    #[error("{path} holds this node's private key and state ({state}): share a directory that does not")]
+    /// It is the user's home directory, or holds it: keys, passwords and mail are in there.
+    #[error("{path} {}: it has more in it than a project", if path == home { "is your home directory" } else { "holds your home directory" })]
+    HoldsHome {
+        /// The directory.
+        path: PathBuf,
+        /// The user's home directory.
+        home: PathBuf,
+    },
+    /// A private key lies in it: this node's, or that of another node of the user.
+    #[error("{path} holds a node's private key and state ({state}): share a directory that does not")]
     HoldsIdentity {
         /// The directory.
         path: PathBuf,
         /// What of the node lies there.
         state: PathBuf,
     },
-    /// It belongs to the node.
-    #[error("{path} belongs to this node's own state: share another directory")]
+    /// It belongs to a node.
+    #[error("{path} belongs to a node's own state: share another directory")]
     NodeState {
         /// The directory.
         path: PathBuf,
@@ -49,12 +57,20 @@ pub enum PlaceError {
 
 /// Checks that `directory` may be a workspace, and returns its path without links. Blocks on the disk.
 pub fn check_place(directory: &Path, home: &Home) -> Result<PathBuf, PlaceError> {
+    check(directory, home, user_home().as_deref())
+}
+
+fn check(directory: &Path, home: &Home, user_home: Option<&Path>) -> Result<PathBuf, PlaceError> {
     let disk = |source| PlaceError::Disk { path: directory.into(), source };
     let path = directory.canonicalize().map_err(disk)?;
     if !path.metadata().map_err(disk)?.is_dir() {
         return Err(disk(io::ErrorKind::NotADirectory.into()));
     }
-    let own = home.own_directories().map(|own| own.canonicalize().unwrap_or_else(|_| own.into()));
+    let user_home = user_home.map(|user| user.canonicalize().unwrap_or_else(|_| user.into()));
+    if let Some(user) = user_home.filter(|user| is_within(user, &path)) {
+        return Err(PlaceError::HoldsHome { path, home: user });
+    }
+    let own = nodes_directories(home);
     if let Some(state) = own.iter().find(|own| is_within(own, &path)) {
         return Err(PlaceError::HoldsIdentity { path, state: state.clone() });
     }
@@ -121,6 +137,25 @@ mod tests {
         assert!(matches!(refused("home/state/run"), PlaceError::NodeState { .. }));
         assert!(matches!(refused("file"), PlaceError::Disk { .. }));
         assert!(matches!(refused("gone"), PlaceError::Disk { .. }));
+    }
+
+    #[test]
+    fn a_home_directory_is_no_workspace() {
+        let base = tempfile::tempdir().unwrap();
+        let base = base.path().canonicalize().unwrap();
+        // The node's own things lie elsewhere.
+        let home = Home::isolated(&base.join("node"));
+        let user = base.join("home/anna");
+        fs::create_dir_all(user.join("src/demo")).unwrap();
+        let at = |name: &str| check(&base.join(name), &home, Some(&user));
+        for (name, told) in
+            [("home/anna", "is your home"), ("home", "holds your home"), ("/", "holds your home")]
+        {
+            let error = at(name).unwrap_err();
+            assert!(matches!(error, PlaceError::HoldsHome { .. }), "{error}");
+            assert!(error.to_string().contains(told), "{error}");
+        }
+        assert!(at("home/anna/src").is_ok() && at("home/anna/src/demo").is_ok());
     }
 
     #[test]

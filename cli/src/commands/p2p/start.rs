@@ -16,6 +16,8 @@ use crate::text::shown;
 ///
 /// Returns when the node is ready: it can be used from then on, and others on the network see it. It runs in the
 /// background until `twinshare p2p stop`, also after this terminal is closed. A node that runs already is left alone.
+///
+/// The directories in `TWINSHARE_HOME` must be closed to others (`chmod 700`); those that are missing are made so.
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
   twinshare p2p start

@@ -45,6 +45,7 @@ pub(super) fn workspace_kind(error: &WorkspaceError) -> Kind {
 fn place_kind(error: &PlaceError) -> Kind {
     let hint = match error {
         PlaceError::Disk { .. } => "name a directory that exists and that you may read",
+        PlaceError::HoldsHome { .. } => "name the directory of one project in it",
         PlaceError::HoldsIdentity { .. } => {
             "share a directory in it, or move the node's own state elsewhere with TWINSHARE_HOME"
         }
