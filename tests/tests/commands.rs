@@ -319,6 +319,15 @@ fn a_name_of_several_is_refused_with_what_to_type() -> Result<()> {
         second.says("p2p start", &["node eve started"])?;
         second.says("workspace create /home/eve/project", &[])?;
         second.says("workspace share project --open", &[])?;
+    a.says("p2p stop", &["node stopped"])?;
+    // Its goodbye counts at once, however lately it was met.
+    let away = || Ok(b.document("p2p discover --wait 0")?["items"][0]["online"] == false);
+    wait::until_true("the peer to be away", Duration::from_secs(5), away)?;
+    b.ends("mount project /home/late", 5, &["no answer from ada", "hint: "])?;
+    write_file(b.user.host(), "/root/.config/twinshare/config.yaml", b"nmae: ben\n")?;
+    b.ends("doctor", 1, &[])?;
+    let told = String::from_utf8_lossy(&b.ended("doctor")?.stdout).into_owned();
+    ensure!(told.contains("would not start again") && told.contains("nmae"), "{told}");
         let both = || Ok(b.document("workspace list --remote")?["items"].as_array().map(Vec::len) == Some(2));
         wait::until_true("both to be offered", BOUND, both)?;
         for line in ["mount project", "workspace clone project", "run project -- true"] {

@@ -14,7 +14,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{Node, firewall, privilege};
 use crate::api::wire::{Check, CheckState, Mode};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::discovery::{InterfaceState, InterfaceStatus};
 use crate::home::Home;
 use crate::runtime::bubblewrap;
@@ -36,6 +36,7 @@ impl Node {
     /// Looks at everything that has to do with this node.
     pub(crate) async fn examine(&self) -> Vec<Check> {
         let mut found = surroundings(self.home()).await;
+        found.push(configuration(Config::load(&self.home().config_file()), Some(self.config())));
         found.push(self.firewall().await);
         found.push(port(self.config().listen.port, self.listening.port()));
         let enabled = self.config().discovery.enabled;
@@ -52,11 +53,11 @@ impl Node {
 /// Looks at everything that can be seen without a node on `home`. Changes nothing.
 pub async fn examine_without_node(home: &Home) -> Vec<Check> {
     let mut found = surroundings(home).await;
-    match Config::load(&home.config_file()) {
-        Ok(config) => found.push(firewall::check(&config, config.listen.port).await),
-        Err(error) => {
-            found.push(fail("configuration", error.to_string(), Some("correct the file, or remove it")))
-        }
+    let loaded = Config::load(&home.config_file());
+    let readable = loaded.as_ref().ok().cloned();
+    found.push(configuration(loaded, None));
+    if let Some(config) = readable {
+        found.push(firewall::check(&config, config.listen.port).await);
     }
     found
 }
@@ -98,6 +99,24 @@ pub(super) fn warn(name: &str, message: impl Into<String>, fix: Option<&str>) ->
 
 pub(super) fn fail(name: &str, message: impl Into<String>, fix: Option<&str>) -> Check {
     Check { state: CheckState::Fail, ..warn(name, message, fix) }
+}
+
+/// Whether the configuration file can be used, and is what the node that runs was started with.
+fn configuration(loaded: Result<Config, ConfigError>, running: Option<&Config>) -> Check {
+    const NAME: &str = "configuration";
+    let is_other = |config: &Config| running.is_some_and(|running| running != config);
+    match loaded {
+        Err(error) if running.is_some() => {
+            let message = format!("the node would not start again: {error}");
+            fail(NAME, message, Some("correct the file, or remove it"))
+        }
+        Err(error) => fail(NAME, error.to_string(), Some("correct the file, or remove it")),
+        Ok(config) if is_other(&config) => {
+            let message = "the file was changed after the node was started, which goes on as it was";
+            warn(NAME, message, Some("twinshare p2p stop && twinshare p2p start"))
+        }
+        Ok(_) => ok(NAME, "can be used"),
+    }
 }
 
 fn fuse() -> Check {
@@ -232,6 +251,18 @@ fn space(store: &Path) -> Check {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_configuration_file_is_looked_at_while_a_node_runs() {
+        let parse = |text: &str| Config::parse(text, Path::new("/c/config.yaml"));
+        let running = parse("name: anna\n").unwrap();
+        let of = |text: &str, running| configuration(parse(text), running);
+        check(of("name: anna\n", Some(&running)), CheckState::Ok, "can be used");
+        check(of("nmae: anna\n", Some(&running)), CheckState::Fail, "would not start again: /c/config.yaml");
+        check(of("name: bob\n", Some(&running)), CheckState::Warn, "p2p stop && twinshare p2p start");
+        check(of("nmae: anna\n", None), CheckState::Fail, "nmae");
+        check(of("", None), CheckState::Ok, "can be used");
+    }
+
     #[track_caller]
     fn check(found: Check, state: CheckState, part: &str) {
         assert_eq!(found.state, state, "{found:?}");
@@ -281,8 +312,9 @@ mod tests {
             found.into_iter().map(|check| check.name).collect::<Vec<_>>()
         };
         let always = ["fuse", "fusermount", "namespaces", "landlock", "descriptors", "space", "space"];
+        let always = [&always[..], &["configuration"]].concat();
         assert_eq!(names().await, [&always[..], &["firewall"]].concat());
         fs::write(home.config_file(), "listen: {prot: 1}").unwrap();
-        assert_eq!(names().await, [&always[..], &["configuration"]].concat());
+        assert_eq!(names().await, always);
     }
 }
