@@ -26,7 +26,7 @@ pub(crate) enum Kind {
     NotFound,
     /// The node is not running.
     NotRunning,
-    /// A peer does not answer.
+    /// A peer cannot be reached, or does not answer as it should.
     Unreachable,
     /// Something is in use.
     Busy,
@@ -51,7 +51,7 @@ impl Kind {
         (Self::Usage, "the command line or a value in it makes no sense"),
         (Self::NotFound, "no such workspace, peer or mount, or several of that name"),
         (Self::NotRunning, "the node is not running"),
-        (Self::Unreachable, "a peer does not answer"),
+        (Self::Unreachable, "a peer cannot be reached, or does not answer as it should"),
         (Self::Busy, "something is in use"),
         (Self::Refused, "a peer refuses, or is not who it was"),
         (
@@ -86,9 +86,7 @@ impl Kind {
     fn of_problem(code: &str) -> Self {
         match code {
             "invalid_body" | "invalid_query" | "invalid_path" | "invalid_name" | "invalid_when_gone"
-            | "invalid_address" | "relative_path" | "unknown_host" | "own_address" | "no_command" => {
-                Self::Usage
-            }
+            | "invalid_address" | "relative_path" | "own_address" | "no_command" => Self::Usage,
             "ambiguous_name"
             | "no_such_workspace"
             | "no_such_remote_workspace"
@@ -98,7 +96,9 @@ impl Kind {
             | "not_here"
             | "not_in_workspace" => Self::NotFound,
             "stopping" => Self::NotRunning,
-            "peer_unreachable" | "peer_protocol" | "peer_busy" | "peer_failed" => Self::Unreachable,
+            "unknown_host" | "peer_unreachable" | "peer_protocol" | "peer_busy" | "peer_failed" => {
+                Self::Unreachable
+            }
             "busy" => Self::Busy,
             "peer_refused" | "other_peer" => Self::Refused,
             "cancelled" => Self::Interrupted,
@@ -316,6 +316,7 @@ mod tests {
         check("of a newer node", 1);
     }
 
+        check("unknown_host", 5);
     #[test]
     fn what_a_peer_says_cannot_steer_the_terminal() {
         let problem = Problem {

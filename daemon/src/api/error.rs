@@ -85,6 +85,14 @@ pub enum ApiError {
         /// Who of them did not answer.
         silent: Vec<String>,
     },
+    /// None of the peers that may offer it answered.
+    #[error("no peer answered that may offer `{workspace}`{}", silent_text(silent))]
+    NobodyAnswered {
+        /// The name.
+        workspace: String,
+        /// Who was asked.
+        silent: Vec<String>,
+    },
     /// Several workspaces have the name.
     #[error("`{name}` is the name of several: {}", candidates.join(", "))]
     AmbiguousName {

@@ -139,6 +139,7 @@ impl ApiError {
                 "No peer offers it",
                 "`twinshare workspace list --remote` shows what is offered",
             ),
+            Self::NobodyAnswered { .. } => peer::peer_unreachable(),
             Self::AmbiguousName { .. } => kind(
                 StatusCode::CONFLICT,
                 "ambiguous_name",

@@ -125,11 +125,13 @@ fn nobody(target: &Target, answers: &[(KnownPeer, Catalogue)]) -> ApiError {
     if let (Some(_), [(peer, Err(error))]) = (&target.peer, answers) {
         return ApiError::Call { peer: peer.name.to_string(), error: error.clone() };
     }
+    let workspace = target.workspace.to_string();
     let silent = answers.iter().filter(|(_, catalogue)| catalogue.is_err());
-    ApiError::NoSuchRemoteWorkspace {
-        workspace: target.workspace.to_string(),
-        asked: answers.len(),
-        silent: silent.map(|(peer, _)| peer.name.to_string()).collect(),
+    let silent: Vec<_> = silent.map(|(peer, _)| peer.name.to_string()).collect();
+    match answers.len() {
+        // As for a peer that was named: it is not known whether there is such a workspace.
+        asked if asked > 0 && asked == silent.len() => ApiError::NobodyAnswered { workspace, silent },
+        asked => ApiError::NoSuchRemoteWorkspace { workspace, asked, silent },
     }
 }
 
@@ -192,8 +194,10 @@ mod tests {
         check("closed", vec![anna()], Err(("peer_refused", "anna/closed")));
         check("none", vec![anna(), bob()], Err(("no_such_remote_workspace", "2 asked")));
         check("none", vec![], Err(("no_such_remote_workspace", "0 asked")));
-        let many = (1..=9).map(|id| (peer(id, &format!("p{id}")), silent())).collect();
-        check("demo", many, Err(("no_such_remote_workspace", "from p1, p2, p3, p4, p5 and 4 others")));
+        let many = || (1..=9).map(|id| (peer(id, &format!("p{id}")), silent())).collect::<Vec<_>>();
+        check("demo", many(), Err(("peer_unreachable", "from p1, p2, p3, p4, p5 and 4 others")));
+        let but_one = many().into_iter().chain([(peer(10, "bob"), offers(&["other"]))]).collect();
+        check("demo", but_one, Err(("no_such_remote_workspace", "10 asked; no answer from p1")));
         let answers = vec![(peer(1, "anna"), silent()), bob()];
         check("demo2", answers, Err(("no_such_remote_workspace", "no answer from anna")));
         check("anna/demo", vec![(peer(1, "anna"), silent())], Err(("peer_unreachable", "anna: ")));
@@ -233,7 +237,9 @@ mod tests {
         let [first, second] = [1, 2].map(|id| PeerId([id; 32]).short());
         assert_eq!(error.code(), "ambiguous_name");
         assert_eq!(error.problem(None).candidates, [format!("{second}/demo"), format!("{first}/demo")]);
-        let told = format!("2 nodes call themselves `anna`; this node knows {first} longest");
+        let told = format!(
+            "2 nodes call themselves `anna`; this node knows {first} longest: {second}/demo, {first}/demo"
+        );
         assert_eq!(error.to_string(), told);
     }
 }

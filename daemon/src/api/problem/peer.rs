@@ -92,7 +92,7 @@ fn refusal_kind(refusal: &Refusal) -> Kind {
     }
 }
 
-fn peer_unreachable() -> Kind {
+pub(super) fn peer_unreachable() -> Kind {
     kind(
         StatusCode::BAD_GATEWAY,
         "peer_unreachable",
