@@ -70,6 +70,23 @@ pub(crate) fn span(span: Duration) -> String {
     }
 }
 
+/// The minute of a moment: `2026-07-04 14:03 UTC`.
+pub(crate) fn date(moment: UnixTime) -> String {
+    let (days, second) = (moment.0.div_euclid(86_400), moment.0.rem_euclid(86_400));
+    // Years from March on, in eras of 400 years: <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
+    let since = days + 719_468;
+    let (era, day) = (since.div_euclid(146_097), since.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = match month < 10 {
+        true => (year + era * 400, month + 3),
+        false => (year + era * 400 + 1, month - 9),
+    };
+    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", second / 3600, second % 3600 / 60)
+}
+
 /// How long ago a moment was; one in the future is now.
 pub(crate) fn ago(moment: UnixTime) -> String {
     let seconds = u64::try_from(UnixTime::now().0.saturating_sub(moment.0)).unwrap_or(0);
@@ -105,6 +122,19 @@ mod tests {
         assert_eq!(spans, ["0.0 s", "9.0 s", "60 s", "2 min", "119 min", "2 h", "2 days"]);
         assert_eq!(ago(UnixTime(UnixTime::now().0 - 100)), "100 s ago");
         assert_eq!(ago(UnixTime(i64::MAX)), "now");
+    }
+
+    #[test]
+    fn dates_are_of_the_calendar() {
+        for (moment, expected) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (-1, "1969-12-31 23:59 UTC"),
+            (951_825_599, "2000-02-29 11:59 UTC"),
+            (1_783_173_780, "2026-07-04 14:03 UTC"),
+            (4_107_542_400, "2100-03-01 00:00 UTC"),
+        ] {
+            assert_eq!(date(UnixTime(moment)), expected);
+        }
     }
 
     #[test]

@@ -209,10 +209,20 @@ fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     b.says("mount ada/project", &["/root/twinshare/peers/ada/project\n"])?;
     let view = b.document("mount project /home/here")?;
     ensure!(view["directory"] == "/home/here" && view["kind"] == "view", "{view}");
+    // What is there already is not made anew, and that is said.
+    ensure!(view.get("was_there").is_none(), "{view}");
+    ensure!(b.document("mount project /home/here")?["was_there"] == true);
+    b.ends(
+        "mount project /home/here",
+        0,
+        &["was there already", "ada/project as it was on 20", "twinshare unmount /home/here"],
+    )?;
+    b.ends("mount project /proc/x", 1, &["/proc/x cannot be used: it cannot be made"])?;
     b.ends("mount nobody/project", 3, &["no peer is called", "hint: "])?;
     b.ends("mount project /home/elsewhere --when-gone never", 2, &["when_gone"])?;
     let clone = b.document("workspace clone project")?;
     ensure!(clone["kind"] == "clone" && clone["directory"] == "/root/twinshare/project", "{clone}");
+    b.ends("workspace clone project", 0, &["was there already", "workspace rm /root/twinshare/project"])?;
     b.says("workspace clone ada/project /home/copy", &["ada/project is in /home/copy"])?;
     write_file(b.user.host(), "/home/full/file", b"")?;
     b.ends("workspace clone project /home/full", 1, &["it is not empty", "hint: "])?;

@@ -8,6 +8,8 @@ mod share;
 mod show;
 mod unshare;
 
+pub(crate) use list::full_name;
+
 use clap::{Args, Subcommand};
 
 use crate::error::Result;

@@ -70,7 +70,7 @@ pub enum ReplicaError {
     #[error("there is no replica {0}")]
     NoSuchReplica(String),
     /// The mount point cannot be used.
-    #[error("{} cannot hold it: {reason}", directory.display())]
+    #[error("{} cannot be used: {reason}", directory.display())]
     Directory {
         /// The one asked for or chosen.
         directory: PathBuf,

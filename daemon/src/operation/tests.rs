@@ -16,6 +16,7 @@ fn replica() -> Replica {
         snapshot: None,
         pid: None,
         created_at: UnixTime(0),
+        was_there: false,
         roots: vec![],
         progress: None,
         left_out: None,

@@ -60,11 +60,13 @@ impl Replicas {
 
     /// Where it is to be mounted.
     async fn place(&self, wanted: &ReplicaSpec) -> Result<PathBuf, ReplicaError> {
-        let directory = wanted.directory.clone().unwrap_or_else(|| place::default(&self.home, wanted));
-        let asked = directory.clone();
-        said(move || place::resolve(&asked))
-            .await
-            .map_err(|reason| ReplicaError::Directory { directory, reason })
+        if let Some(directory) = &wanted.directory {
+            return resolved(directory.clone()).await;
+        }
+        let place = resolved(place::default(&self.home, wanted)).await?;
+        let by_id = resolved(place::default_by_id(&self.home, wanted)).await?;
+        let is_taken = self.known().values().any(|known| place::is_anothers(&known.spec, wanted, &place));
+        Ok(if is_taken || self.mounted_at(&by_id).is_some() { by_id } else { place })
     }
 
     /// Checks that something can be mounted there; true if the directory exists.
@@ -113,16 +115,19 @@ impl Replicas {
         let (directory, saved) = (self.home.replica(&spec.id), spec.clone());
         let written = blocking(move || {
             std::fs::create_dir(&directory)?;
-            saved.save(&directory)?;
-            // After the spec: whatever is made is known.
-            std::fs::create_dir_all(&saved.mount_point)
+            saved.save(&directory)
         });
-        if let Err(error) = written.await {
+        let written = written.await.map_err(|error| disk("it cannot be written down", error));
+        // After the spec: whatever is made is known.
+        let made = match written {
+            Ok(()) => make_directory(spec.mount_point.clone()).await,
+            Err(error) => Err(error),
+        };
+        if made.is_err() {
             let removed = self.end(spec.clone()).await;
             tracing::debug!(replica = spec.id, ?removed, "what was made for it before the disk failed");
-            return Err(disk("it cannot be written down", error));
         }
-        Ok(())
+        made
     }
 
     /// Learns what the replica's process found out about it.
@@ -158,13 +163,27 @@ impl Replicas {
         };
         served.map_err(|failure| from_failure(failure, &spec))?;
         self.note_roots(&spec.id).await;
-        self.show(&spec.id).await
+        Ok(Replica { was_there: true, ..self.show(&spec.id).await? })
     }
 
     fn mounted_at(&self, mount_point: &Path) -> Option<Spec> {
         let known = self.known();
         known.values().map(|known| &known.spec).find(|spec| spec.mount_point == mount_point).cloned()
     }
+}
+
+/// The one name of a directory to mount on.
+async fn resolved(directory: PathBuf) -> Result<PathBuf, ReplicaError> {
+    let asked = directory.clone();
+    let resolved = said(move || place::resolve(&asked)).await;
+    resolved.map_err(|reason| ReplicaError::Directory { directory, reason })
+}
+
+/// Makes a mount point where there is none.
+async fn make_directory(directory: PathBuf) -> Result<(), ReplicaError> {
+    let wanted = directory.clone();
+    let made = blocking(move || std::fs::create_dir_all(&wanted)).await;
+    made.map_err(|error| ReplicaError::Directory { directory, reason: format!("it cannot be made: {error}") })
 }
 
 /// Runs what blocks; a panic in it is a reason too.

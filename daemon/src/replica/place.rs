@@ -22,6 +22,26 @@ pub(super) fn default(home: &Home, wanted: &ReplicaSpec) -> PathBuf {
     }
 }
 
+/// The same, told apart by the peer's id from another peer's of the same name.
+pub(super) fn default_by_id(home: &Home, wanted: &ReplicaSpec) -> PathBuf {
+    let id = wanted.peer.short();
+    match wanted.kind {
+        ReplicaKind::Clone => home.files().join(format!("{}-{id}", wanted.workspace)),
+        ReplicaKind::View => {
+            let name = wanted.peer_name.as_ref().filter(|name| is_plain(name));
+            let peer = name.map(|name| format!("{name}-{id}")).unwrap_or(id);
+            home.view_mount_point(&peer, &wanted.workspace)
+        }
+    }
+}
+
+/// True if `there` is another peer's and keeps `wanted` from its default `place`: a clone lies at it, or a view in the
+/// same peer's directory.
+pub(super) fn is_anothers(there: &Spec, wanted: &ReplicaSpec, place: &Path) -> bool {
+    let same_directory = wanted.kind == ReplicaKind::View && there.mount_point.parent() == place.parent();
+    there.peer != wanted.peer && (there.mount_point == place || same_directory)
+}
+
 /// True for a name that is one harmless path component.
 fn is_plain(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -126,6 +146,8 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use twinshare_transport::identity::PeerId;
+
     use crate::replica::testing::spec;
 
     fn bench() -> (tempfile::TempDir, PathBuf, Home) {
@@ -191,6 +213,37 @@ mod tests {
         remove(&home, &Spec { replica_directory: Some(".twinshare-0a0a".into()), ..spec }).unwrap();
         let left: Vec<_> = fs::read_dir(&at).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, [".twinshare-0b0b"]);
+    }
+
+    #[test]
+    fn two_peers_of_one_name_have_directories_of_their_own() {
+        let home = Home::isolated(Path::new("/h"));
+        let wanted = |kind, peer: u8, workspace: &str| ReplicaSpec {
+            kind,
+            peer: PeerId([peer; 32]),
+            peer_name: Some("vm".into()),
+            addresses: Vec::new(),
+            workspace: workspace.into(),
+            directory: None,
+            when_gone: Default::default(),
+        };
+        let check = |there: &ReplicaSpec, wanted: &ReplicaSpec, expected: bool| {
+            let mount_point = default(&home, there);
+            let there = Spec { kind: there.kind, peer: there.peer, mount_point, ..spec("a") };
+            let place = default(&home, wanted);
+            assert_eq!(is_anothers(&there, wanted, &place), expected, "{there:?} {wanted:?}");
+        };
+        let [view, clone] = [ReplicaKind::View, ReplicaKind::Clone];
+        check(&wanted(view, 1, "demo"), &wanted(view, 1, "demo"), false);
+        check(&wanted(view, 1, "demo"), &wanted(view, 1, "other"), false);
+        check(&wanted(view, 1, "demo"), &wanted(view, 2, "demo"), true);
+        check(&wanted(view, 1, "demo"), &wanted(view, 2, "other"), true);
+        check(&wanted(clone, 1, "demo"), &wanted(clone, 2, "demo"), true);
+        check(&wanted(clone, 1, "demo"), &wanted(clone, 2, "other"), false);
+        let id = PeerId([2; 32]).short();
+        let at = |kind| default_by_id(&home, &wanted(kind, 2, "demo"));
+        assert_eq!(at(view), Path::new(&format!("/h/files/peers/vm-{id}/demo")));
+        assert_eq!(at(clone), Path::new(&format!("/h/files/demo-{id}")));
     }
 
     #[test]

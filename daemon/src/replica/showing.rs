@@ -70,6 +70,7 @@ impl Replicas {
             created_at: spec.created_at,
             roots: roots.clone(),
             progress: report.map(|report| report.progress.clone()),
+            was_there: false,
             left_out: report.and_then(|report| report.left_out.clone()),
         }
     }

@@ -118,7 +118,7 @@ pub(super) fn shared(share: Option<&Share>) -> &'static str {
 }
 
 /// `PEER/NAME`.
-pub(super) fn full_name(replica: &Replica) -> String {
+pub(crate) fn full_name(replica: &Replica) -> String {
     let peer = replica.peer.name.as_deref().unwrap_or(&replica.peer.short_id);
     format!("{peer}/{}", replica.workspace)
 }

@@ -71,6 +71,9 @@ pub struct Replica {
     pub pid: Option<u32>,
     /// When it was made.
     pub created_at: UnixTime,
+    /// True in the answer to a request for what was there already: it stays as it was made, at `created_at`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_there: bool,
     /// Its directory trees: the workspace first, then the companions.
     pub roots: Vec<ReplicaRoot>,
     /// How much is here; absent while no process serves it.

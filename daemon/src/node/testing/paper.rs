@@ -34,6 +34,7 @@ pub(crate) fn replica(id: &str, kind: ReplicaKind) -> Replica {
         snapshot: None,
         pid: None,
         created_at: UnixTime(0),
+        was_there: false,
         roots: Vec::new(),
         progress: None,
         left_out: None,
