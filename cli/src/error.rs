@@ -128,6 +128,14 @@ impl Error {
         self
     }
 
+    /// With another hint, where there is one and the failure is of this kind.
+    pub(crate) fn hint_if(self, kind: Kind, hint: Option<String>) -> Self {
+        match hint {
+            Some(hint) if self.kind == kind => self.hint(hint),
+            _ => self,
+        }
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
@@ -176,14 +184,12 @@ impl From<ClientError> for Error {
     }
 }
 
-/// A problem may quote what a peer says.
+/// A problem may quote what a peer says. Its detail names the candidates and users that it also lists.
 impl From<Problem> for Error {
     fn from(problem: Problem) -> Self {
         let kind = Kind::of_problem(&problem.code);
-        let users = problem.users.iter().map(|user| format!("\n  used by {}", shown(user)));
-        let message = shown(&problem.detail) + &users.collect::<String>();
         let hint = problem.hint.map(|hint| shown(&hint));
-        Self { kind, message, hint }
+        Self { kind, message: shown(&problem.detail), hint }
     }
 }
 
@@ -197,16 +203,16 @@ impl From<HomeError> for Error {
         match error {
             // They say themselves what to do.
             HomeError::Unknown | HomeError::NotPrivate { .. } | HomeError::Running { .. } => plain,
+            HomeError::Relative(path) => plain.hint(format!(
+                "write the whole path, so that every command finds the same node: `{HOME_VARIABLE}=$PWD/{}`",
+                shown(&path.to_string_lossy())
+            )),
             HomeError::NotOurs { .. } | HomeError::Disk { .. } => plain.hint(CHOOSE_HOME),
         }
     }
 }
 
 impl From<StartError> for Error {
-            HomeError::Relative(path) => plain.hint(format!(
-                "write the whole path, so that every command finds the same node: `{HOME_VARIABLE}=$PWD/{}`",
-                shown(&path.to_string_lossy())
-            )),
     fn from(error: StartError) -> Self {
         match error {
             StartError::Home(error) => error.into(),
@@ -310,13 +316,13 @@ mod tests {
         check("no_such_remote_workspace", 3);
         check("stopping", 4);
         check("peer_unreachable", 5);
+        check("unknown_host", 5);
         check("busy", 6);
         check("peer_refused", 7);
         check("replica_failed", 1);
         check("of a newer node", 1);
     }
 
-        check("unknown_host", 5);
     #[test]
     fn what_a_peer_says_cannot_steer_the_terminal() {
         let problem = Problem {
@@ -324,13 +330,13 @@ mod tests {
             title: String::new(),
             status: 502,
             code: "peer_unreachable".to_owned(),
-            detail: "anna: \x1b[2Jgone\nhint: rm -rf".to_owned(),
+            detail: "anna: \x1b[2Jgone\nhint: rm -rf, in use by bash (pid 1)".to_owned(),
             hint: None,
             request_id: None,
             candidates: Vec::new(),
             users: vec!["bash (pid 1)".to_owned()],
         };
         let text = Error::from(problem).to_string();
-        assert_eq!(text, "error: anna: \\u{1b}[2Jgone\\nhint: rm -rf\n  used by bash (pid 1)");
+        assert_eq!(text, "error: anna: \\u{1b}[2Jgone\\nhint: rm -rf, in use by bash (pid 1)");
     }
 }

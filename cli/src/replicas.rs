@@ -79,17 +79,6 @@ impl Found {
             }
         }
     }
-
-    /// What it is, in a word.
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Workspace(_) => "workspace",
-            Self::Replica(replica) => match replica.kind {
-                ReplicaKind::View => "mount",
-                ReplicaKind::Clone => "clone",
-            },
-        }
-    }
 }
 
 fn one(text: &str, mut found: Vec<Found>) -> Result<Found> {
@@ -98,15 +87,24 @@ fn one(text: &str, mut found: Vec<Found>) -> Result<Found> {
         return Ok(last);
     }
     found.push(last);
-    let place = |found: &Found| format!("\n  the {} in {}", found.word(), shown(found.directory()));
-    let places: String = found.iter().map(place).collect();
-    Err(Error::new(Kind::NotFound, format!("`{}` is the name of several:{places}", shown(text)))
-        .hint("name the directory of the one you mean"))
+    // As the node says it of names that it looks up.
+    let places: Vec<_> = found.iter().map(|found| shown(found.directory())).collect();
+    let message = format!("`{}` is the name of several: {}", shown(text), places.join(", "));
+    Err(Error::new(Kind::NotFound, message).hint("use one of those in place of the name"))
 }
 
 fn nothing(text: &str) -> Error {
-    Error::new(Kind::NotFound, format!("nothing here is called `{}`", shown(text)))
-        .hint("`twinshare workspace list` shows what is here, `twinshare workspace list --remote` what others offer")
+    let error = Error::new(Kind::NotFound, format!("nothing here is called `{}`", shown(text)));
+    error.hint(directory_meant(text).unwrap_or_else(|| {
+        "`twinshare workspace list` shows what is here, `twinshare workspace list --remote` what others offer"
+            .to_owned()
+    }))
+}
+
+/// What to type where a name is none, and a directory is called so.
+pub(crate) fn directory_meant(text: &str) -> Option<String> {
+    let is_one = !text.contains('/') && Path::new(text).is_dir();
+    is_one.then(|| format!("if the directory is meant, write `./{}`", shown(text)))
 }
 
 #[cfg(test)]
@@ -131,7 +129,7 @@ mod tests {
         assert_eq!(one("a", vec![workspace("a")]).unwrap().directory(), "/w/a");
         assert!(one("a", vec![]).unwrap_err().to_string().contains("nothing here is called `a`"));
         let several = one("a", vec![workspace("a"), workspace("b")]).unwrap_err();
-        assert!(several.to_string().contains("the workspace in /w/a\n  the workspace in /w/b"), "{several}");
+        assert!(several.to_string().contains("is the name of several: /w/a, /w/b"), "{several}");
         assert!(workspace("a").is_called("a") && !workspace("a").is_called("x/a"));
     }
 }

@@ -237,16 +237,19 @@ fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     let several = [&["is the name of several"], places.as_slice()].concat();
     b.ends("workspace show project", 3, &several)?;
     b.ends("run ada/project -- true", 3, &several)?;
-    b.ends("unmount project", 3, &["the mount in /home/here", "hint: "])?;
+    b.ends("unmount project", 3, &["is the name of several: ", "/home/here", "hint: "])?;
     b.ends("unmount /home/copy", 2, &["is a clone, not a mount", "workspace rm /home/copy"])?;
     b.ends("workspace rm /home/here --yes", 2, &["twinshare unmount /home/here"])?;
     b.ends("workspace rm /home/copy", 2, &["--yes"])?;
 
     let user = b.user.program("sleep").arg("1000").dir("/home/here").start()?;
-    b.ends("unmount /home/here", 6, &["error: ", "used by sleep", "hint: "])?;
+    b.ends("unmount /home/here", 6, &["error: ", "is in use by sleep", "hint: "])?;
     drop(user);
     b.says("unmount /home/here", &["/home/here is unmounted"])?;
     b.ends("unmount /home/here", 3, &["nothing here is called", "hint: "])?;
+    // In the user's home, where `twinshare` is a directory.
+    b.ends("unmount twinshare", 3, &["nothing here is called", "write `./twinshare`"])?;
+    b.ends("run twinshare -- true", 3, &["write `./twinshare`"])?;
     // What changes at the origin is not mixed with what was cloned: it is stale, and the rest is as it was.
     write_file(a.user.host(), &later, b"something else now")?;
     let read = |name: &str| b.user.program("cat").arg(format!("/home/copy/{name}")).run(BOUND);
@@ -261,7 +264,11 @@ fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     ensure!(!b.user.host().path("/home/copy").exists());
     // A directory below the current one is one too, and a directory in a workspace is where a run starts.
     b.says("workspace show twinshare/project", &["clone          ada/project"])?;
-    b.says("run twinshare/project -- pwd", &[PROJECT])?;
+    for directory in
+        ["twinshare/project", "./twinshare/project", "twinshare/project/", "twinshare//project/."]
+    {
+        b.says(&format!("run {directory} -- pwd"), &[PROJECT])?;
+    }
     b.says("workspace rm twinshare/project --yes", &["is removed"]).map(drop)
 }
 
@@ -277,6 +284,17 @@ fn runs(b: &Typist<'_>) -> Result<()> {
     b.ends("run project -- no-such-command", 127, &["no such command"])?;
     b.ends("run project -- /home/project/data", 126, &["error: "])?;
     b.ends("run project", 2, &["hint: "])?;
+    // What belongs to another node of the user is hidden, too, wherever it lies.
+    let second = Typist { user: b.user.isolated("/srv/two"), typed: b.typed };
+    second.says("p2p start", &["node ben started"])?;
+    second.says("p2p stop", &["node stopped"])?;
+    ensure!(b.user.host().path("/srv/two/state/identity.key").exists());
+    for key in ["/srv/two/state/identity.key", "/root/.local/state/twinshare/identity.key"] {
+        b.ends(&format!("run project -- cat {key}"), 1, &["No such file"])?;
+        b.ends(&format!("run --home project -- cat {key}"), 1, &["No such file"])?;
+    }
+    write_file(b.user.host(), "/srv/beside", b"seen")?;
+    b.says("run project -- cat /srv/beside", &["seen"])?;
     b.ends("run nothing -- true", 3, &["error: ", "hint: "])?;
     b.ends("run /home -- true", 3, &["lies in no workspace"])?;
     // A shell without a terminal ends with its input, which is empty here.
@@ -294,17 +312,6 @@ fn endings(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     b.ends("mount ada/project", 3, &["error: "])?;
     // At a terminal it asks, and no is no error but is not done either.
     let asked = "printf 'n\\n' | script -qec 'twinshare workspace rm project' /dev/null";
-    // What belongs to another node of the user is hidden, too, wherever it lies.
-    let second = Typist { user: b.user.isolated("/srv/two"), typed: b.typed };
-    second.says("p2p start", &["node ben started"])?;
-    second.says("p2p stop", &["node stopped"])?;
-    ensure!(b.user.host().path("/srv/two/state/identity.key").exists());
-    for key in ["/srv/two/state/identity.key", "/root/.local/state/twinshare/identity.key"] {
-        b.ends(&format!("run project -- cat {key}"), 1, &["No such file"])?;
-        b.ends(&format!("run --home project -- cat {key}"), 1, &["No such file"])?;
-    }
-    write_file(b.user.host(), "/srv/beside", b"seen")?;
-    b.says("run project -- cat /srv/beside", &["seen"])?;
     let asked = a.user.program("bash").args(["-o", "pipefail", "-c", asked]).run(BOUND)?;
     ensure!(asked.status.code() == Some(1), "{}", asked.told());
     let told = String::from_utf8_lossy(&asked.stdout).into_owned();
@@ -312,9 +319,17 @@ fn endings(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     ensure!(!told.contains("error"), "{told}");
     a.says("workspace rm project --yes", &["is forgotten; its files are in /home/project"])?;
     ensure!(fs::metadata(a.user.host().path(PROJECT).join("data"))?.len() == 100_000);
+    a.says("p2p stop", &["node stopped"])?;
+    // Its goodbye counts at once, however lately it was met.
+    let away = || Ok(b.document("p2p discover --wait 0")?["items"][0]["online"] == false);
+    wait::until_true("the peer to be away", Duration::from_secs(5), away)?;
+    b.ends("mount project /home/late", 5, &["no answer from ada", "hint: "])?;
+    write_file(b.user.host(), "/root/.config/twinshare/config.yaml", b"nmae: ben\n")?;
+    b.ends("doctor", 1, &[])?;
+    let told = String::from_utf8_lossy(&b.ended("doctor")?.stdout).into_owned();
+    ensure!(told.contains("would not start again") && told.contains("nmae"), "{told}");
     b.says("p2p stop", &["node stopped"])?;
-    b.says("p2p stop", &["the node is not running"])?;
-    a.says("p2p stop", &["node stopped"]).map(drop)
+    b.says("p2p stop", &["the node is not running"]).map(drop)
 }
 
 /// A name that several peers offer, and one that is somebody's own and a peer's: the message has what to type instead.
@@ -329,15 +344,6 @@ fn a_name_of_several_is_refused_with_what_to_type() -> Result<()> {
         second.says("p2p start", &["node eve started"])?;
         second.says("workspace create /home/eve/project", &[])?;
         second.says("workspace share project --open", &[])?;
-    a.says("p2p stop", &["node stopped"])?;
-    // Its goodbye counts at once, however lately it was met.
-    let away = || Ok(b.document("p2p discover --wait 0")?["items"][0]["online"] == false);
-    wait::until_true("the peer to be away", Duration::from_secs(5), away)?;
-    b.ends("mount project /home/late", 5, &["no answer from ada", "hint: "])?;
-    write_file(b.user.host(), "/root/.config/twinshare/config.yaml", b"nmae: ben\n")?;
-    b.ends("doctor", 1, &[])?;
-    let told = String::from_utf8_lossy(&b.ended("doctor")?.stdout).into_owned();
-    ensure!(told.contains("would not start again") && told.contains("nmae"), "{told}");
         let both = || Ok(b.document("workspace list --remote")?["items"].as_array().map(Vec::len) == Some(2));
         wait::until_true("both to be offered", BOUND, both)?;
         for line in ["mount project", "workspace clone project", "run project -- true"] {

@@ -31,7 +31,7 @@ pub enum CallError {
     #[error("the peer cannot be reached: {0}")]
     Unreachable(String),
     /// Somebody else answers at the address.
-    #[error("expected peer {expected}, but {found} answers there")]
+    #[error("expected peer {}, but {} answers there", expected.short(), found.short())]
     OtherPeer {
         /// Who should have answered.
         expected: PeerId,

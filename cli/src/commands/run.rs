@@ -10,11 +10,11 @@ use twinshare_daemon::runtime::Plan;
 use twinshare_daemon::runtime::launch::launch;
 
 use super::mount::mount;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::interrupts::Interrupts;
 use crate::node;
 use crate::output::note;
-use crate::replicas::{directory_after_all, names_directory};
+use crate::replicas::{directory_after_all, directory_meant, names_directory};
 use crate::text::{count, shown};
 
 /// Things a workspace needs and does not find here that are named one by one.
@@ -70,23 +70,25 @@ async fn plan(client: &Client, mut request: RunRequest, interrupts: &mut Interru
         request.workspace = node::absolute(Path::new(&request.workspace))?;
     }
     let planned = interrupts.end(async { Ok(client.plan_run(&request).await) }).await?;
-    if !planned.as_ref().is_err_and(is_not_here) {
-        return Ok(planned?);
-    }
-    if let Some(directory) = directory_after_all(&request.workspace) {
-        request.workspace = directory;
-    } else {
-        let wanted = MountRequest { workspace: request.workspace.clone(), ..MountRequest::default() };
-        let view = mount(client, &wanted, interrupts).await?;
-        note(format!("mounted at {}", shown(&view.directory)))?;
-        request.workspace = view.directory;
+    let has_code = |code: &str| {
+        let problem = planned.as_ref().err().and_then(ClientError::problem);
+        problem.is_some_and(|problem| problem.code == code)
+    };
+    let directory = directory_after_all(&request.workspace);
+    match directory.filter(|_| has_code("not_here") || has_code("invalid_name")) {
+        Some(directory) => request.workspace = directory,
+        // The node has nothing of the name; a peer may.
+        None if has_code("not_here") => {
+            let wanted = MountRequest { workspace: request.workspace.clone(), ..MountRequest::default() };
+            let meant = directory_meant(&request.workspace);
+            let view = mount(client, &wanted, interrupts).await;
+            let view = view.map_err(|error| error.hint_if(Kind::NotFound, meant))?;
+            note(format!("mounted at {}", shown(&view.directory)))?;
+            request.workspace = view.directory;
+        }
+        None => return Ok(planned?),
     }
     interrupts.end(async { Ok(client.plan_run(&request).await?) }).await
-}
-
-/// True if the node has nothing of the name; a peer may.
-fn is_not_here(error: &ClientError) -> bool {
-    error.problem().is_some_and(|problem| problem.code == "not_here")
 }
 
 /// Says what the command will not find here.

@@ -102,7 +102,10 @@ pub enum ApiError {
         candidates: Vec<String>,
     },
     /// Several peers have the name.
-    #[error("{} nodes call themselves `{peer}`{}", candidates.len(), first_text(first.as_deref()))]
+    #[error(
+        "{} nodes call themselves `{peer}`{}: {}",
+        candidates.len(), first_text(first.as_deref()), candidates.join(", ")
+    )]
     SeveralPeers {
         /// The name.
         peer: String,

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
-use twinshare_daemon::api::wire::{RemoteWorkspaces, Replica, ReplicaKind, ReplicaState, Share, Workspace};
+use twinshare_daemon::api::wire::{
+    PeerRef, RemoteWorkspaces, Replica, ReplicaKind, ReplicaState, Share, Workspace,
+};
 
 use crate::error::Result;
 use crate::node;
@@ -91,9 +93,9 @@ fn people_here(here: &Here) -> Result<()> {
 fn people_remote(remote: &RemoteWorkspaces) -> Result<()> {
     let mut table = Table::new(["NAME", "PEER", "SIZE", "DESCRIPTION"]);
     for workspace in &remote.items {
-        let peer = workspace.peer.name.as_deref().unwrap_or(&workspace.peer.short_id);
+        let peer = told_apart(&workspace.peer, remote.items.iter().map(|other| &other.peer));
         let size = workspace.bytes.map(bytes).unwrap_or_default();
-        table.row([&workspace.name, peer, &size, workspace.description.as_deref().unwrap_or_default()]);
+        table.row([&workspace.name, &peer, &size, workspace.description.as_deref().unwrap_or_default()]);
     }
     table.print("nobody offers a workspace")?;
     if remote.items.is_empty() {
@@ -102,10 +104,21 @@ fn people_remote(remote: &RemoteWorkspaces) -> Result<()> {
         )?;
     }
     for failure in &remote.failures {
-        let peer = failure.peer.name.as_deref().unwrap_or(&failure.peer.short_id);
-        note(format!("{} could not be asked: {}", shown(peer), shown(&failure.detail)))?;
+        // It begins with the peer's name.
+        note(shown(&failure.detail))?;
     }
     Ok(())
+}
+
+/// A peer's name, with its short id where another of them has the name.
+fn told_apart<'p>(peer: &PeerRef, mut all: impl Iterator<Item = &'p PeerRef>) -> String {
+    match &peer.name {
+        Some(name) if all.any(|other| other.id != peer.id && other.name == peer.name) => {
+            format!("{name} ({})", peer.short_id)
+        }
+        Some(name) => name.clone(),
+        None => peer.short_id.clone(),
+    }
 }
 
 /// In how far a workspace is shared.
@@ -147,4 +160,23 @@ pub(super) fn here_of_all(replica: &Replica) -> String {
     let Some(progress) = &replica.progress else { return String::new() };
     let (here, all) = (progress.bytes_resident, progress.bytes_total);
     format!("{} of {} ({} %)", bytes(here), bytes(all), per_cent(here, all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_of_one_name_are_told_apart() {
+        let peer = |id: &str, name: Option<&str>| PeerRef {
+            id: format!("{id}-and-more"),
+            short_id: id.to_owned(),
+            name: name.map(str::to_owned),
+        };
+        let all = [peer("a", Some("vm")), peer("b", Some("vm")), peer("c", Some("anna")), peer("d", None)];
+        let told: Vec<_> = all.iter().map(|peer| told_apart(peer, all.iter())).collect();
+        assert_eq!(told, ["vm (a)", "vm (b)", "anna", "d"]);
+        let twice = [&all[2], &all[2]];
+        assert_eq!(told_apart(&all[2], twice.into_iter()), "anna");
+    }
 }
