@@ -3,18 +3,14 @@
 //! A key that does not exist is an error with its place, so that a typing mistake is not silently a default.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::marker::PhantomData;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 
-use rustix::fs::OFlags;
-use serde::de::{self, DeserializeOwned, SeqAccess, Unexpected, Visitor};
+use serde::de::{self, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use twinshare_fs::replica::WhenGone;
+
+use crate::yaml::{self, YamlError};
 
 mod name;
 
@@ -24,8 +20,6 @@ pub use name::{BadNodeName, NodeName};
 pub const LISTEN_PORT: u16 = 37778;
 /// The port of discovery's beacons.
 pub const DISCOVERY_PORT: u16 = 37777;
-/// Bytes of a configuration file at most; a person writes less.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What the user chose for this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +32,7 @@ pub struct Config {
     /// How it finds other nodes.
     pub discovery: DiscoveryConfig,
     /// What a reader of a mount waits for once the peer is gone: `fail`, `wait` or `wait=10s`. Default: `wait=10s`.
-    #[serde(deserialize_with = "scalar")]
+    #[serde(deserialize_with = "yaml::scalar")]
     pub when_gone: WhenGone,
     /// How much the node's log says. Default: `info`.
     pub log: LogLevel,
@@ -94,27 +88,6 @@ pub enum LogLevel {
     Trace,
 }
 
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file exists and cannot be read.
-    #[error("{path}: {source}")]
-    Disk {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The file is not a configuration; the text names the key and the place.
-    #[error("{path}: {what}")]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and at which line and column.
-        what: String,
-    },
-}
-
 impl Default for Listen {
     fn default() -> Self {
         Self { address: None, port: LISTEN_PORT }
@@ -141,67 +114,14 @@ impl LogLevel {
 }
 
 impl Config {
-    /// Reads the file; one that does not exist gives the defaults.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        match read_text(path) {
-            Ok(text) => Self::parse(&text, path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(source) => Err(ConfigError::Disk { path: path.into(), source }),
-        }
+    /// Reads the file; one that does not exist, or holds nothing, gives the defaults.
+    pub fn load(path: &Path) -> Result<Self, YamlError> {
+        Ok(yaml::load::<Option<Self>>(path)?.flatten().unwrap_or_default())
     }
 
     /// Reads `text`; `path` is what messages call it.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        parse_yaml::<Option<Self>>(text)
-            .map(Option::unwrap_or_default)
-            .map_err(|what| ConfigError::Invalid { path: path.into(), what })
-    }
-}
-
-/// The file's text, where it is a regular file of bearable size.
-pub(crate) fn read_text(path: &Path) -> io::Result<String> {
-    // NONBLOCK: a FIFO of that name must not hold whoever asks.
-    let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let mut text = String::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    match text.len() as u64 > FILE_BYTES_MAX {
-        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB")),
-        false => Ok(text),
-    }
-}
-
-/// Reads YAML; the error says what is wrong and where (line and column).
-pub(crate) fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_norway::from_str(text).map_err(|error| match error.location() {
-        // The parser leaves this one place out of its message.
-        Some(place) if place.index() == 0 => format!("{error} at line 1 column 1"),
-        _ => error.to_string(),
-    })
-}
-
-/// Reads a scalar that is parsed from its text; a mistake is reported at the scalar's place.
-pub(crate) fn scalar<'de, T, D>(deserializer: D) -> Result<T, D::Error>
-where
-    T: FromStr<Err: fmt::Display>,
-    D: Deserializer<'de>,
-{
-    deserializer.deserialize_str(ScalarVisitor(PhantomData))
-}
-
-struct ScalarVisitor<T>(PhantomData<T>);
-
-impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for ScalarVisitor<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        text.parse().map_err(E::custom)
+    pub fn parse(text: &str, path: &Path) -> Result<Self, YamlError> {
+        Ok(yaml::parse::<Option<Self>>(text, path)?.unwrap_or_default())
     }
 }
 
@@ -323,14 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_or_the_reason_given() {
+    fn a_file_that_is_not_there_says_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.yaml");
         assert_eq!(Config::load(&path).unwrap(), Config::default());
+        std::fs::write(&path, "# nothing\n").unwrap();
+        assert_eq!(Config::load(&path).unwrap(), Config::default());
         std::fs::write(&path, "log: warn").unwrap();
         assert_eq!(Config::load(&path).unwrap().log, LogLevel::Warn);
-        std::fs::write(&path, vec![b'#'; FILE_BYTES_MAX as usize + 1]).unwrap();
-        assert!(Config::load(&path).unwrap_err().to_string().contains("larger than 1 MiB"));
-        assert!(Config::load(directory.path()).unwrap_err().to_string().contains("not a regular file"));
     }
 }

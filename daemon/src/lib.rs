@@ -19,5 +19,6 @@ pub mod runtime;
 pub mod share;
 pub mod snapshot;
 pub mod workspace;
+pub mod yaml;
 
 pub use twinshare_transport::protocol::is_plain;

@@ -74,7 +74,7 @@ impl Serialize for NodeName {
 
 impl<'de> Deserialize<'de> for NodeName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        super::scalar(deserializer)
+        crate::yaml::scalar(deserializer)
     }
 }
 

@@ -14,11 +14,12 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{Node, firewall, privilege};
 use crate::api::wire::{Check, CheckState, Mode};
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::discovery::{InterfaceState, InterfaceStatus};
 use crate::home::Home;
 use crate::runtime::bubblewrap;
 use crate::runtime::launch::LaunchError;
+use crate::yaml::YamlError;
 
 /// How long one check may take.
 const CHECK_WITHIN: Duration = Duration::from_secs(5);
@@ -102,7 +103,7 @@ pub(super) fn fail(name: &str, message: impl Into<String>, fix: Option<&str>) ->
 }
 
 /// Whether the configuration file can be used, and is what the node that runs was started with.
-fn configuration(loaded: Result<Config, ConfigError>, running: Option<&Config>) -> Check {
+fn configuration(loaded: Result<Config, YamlError>, running: Option<&Config>) -> Check {
     const NAME: &str = "configuration";
     let is_other = |config: &Config| running.is_some_and(|running| running != config);
     match loaded {

@@ -22,7 +22,7 @@ use super::signals::Signals;
 use super::{Node, Peers, announce, listen, privilege};
 use crate::api::wire::{Mode, UnixTime};
 use crate::api::{router, server};
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::discovery::{Announcement, Discovery};
 use crate::home::{Home, HomeError, NodeLock, socket};
 use crate::log::{self, LogError};
@@ -30,6 +30,7 @@ use crate::operation::Operations;
 use crate::registry::{Registry, RegistryError};
 use crate::replica::Replicas;
 use crate::share::{ShareError, Shares};
+use crate::yaml::YamlError;
 
 /// How long requests under way get to end when the node stops.
 const REQUESTS_GRACE: Duration = Duration::from_secs(2);
@@ -54,7 +55,7 @@ pub enum NodeError {
     Home(#[from] HomeError),
     /// The configuration is wrong.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] YamlError),
     /// There is no log.
     #[error(transparent)]
     Log(#[from] LogError),

@@ -23,9 +23,10 @@ use super::remotes::Remotes;
 use super::roster::Roster;
 use super::served::Served;
 use super::spec::Spec;
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::home::{Home, socket};
 use crate::log::{self, LogError};
+use crate::yaml::YamlError;
 
 /// How long a process without anything to serve waits for its first order: the node that started it may have died.
 const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -49,7 +50,7 @@ pub enum ProcessError {
     },
     /// The configuration, which it shares with the node.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] YamlError),
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),

@@ -110,7 +110,7 @@ impl Serialize for CompanionPath {
 
 impl<'de> Deserialize<'de> for CompanionPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        crate::config::scalar(deserializer)
+        crate::yaml::scalar(deserializer)
     }
 }
 

@@ -3,14 +3,13 @@
 //! A key that does not exist is an error with its place, so that a typing mistake is not silently ignored.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, de};
 
 use super::{CompanionPath, WorkspaceName};
-use crate::config::{parse_yaml, read_text, scalar};
 use crate::runtime::Runtime;
+use crate::yaml::{self, YamlError};
 
 /// The file's name, directly in the workspace's directory.
 pub const FILE_NAME: &str = "twinshare.yaml";
@@ -83,22 +82,9 @@ pub enum FileError {
         /// The workspace's directory.
         directory: PathBuf,
     },
-    /// It exists and cannot be read.
-    #[error("{path}: {source}")]
-    Disk {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// It is not what it should be; the text says what is wrong, and where.
-    #[error("{path}: {what}")]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and at which line and column.
-        what: String,
-    },
+    /// It cannot be read, or is not what it should be.
+    #[error(transparent)]
+    Yaml(#[from] YamlError),
 }
 
 impl WorkspaceFile {
@@ -111,24 +97,18 @@ impl WorkspaceFile {
 
     /// Reads the file in `directory`. Blocks on the disk.
     pub fn load(directory: &Path) -> Result<Self, FileError> {
-        let path = directory.join(FILE_NAME);
-        match read_text(&path) {
-            Ok(text) => Self::parse(&text, &path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(FileError::Missing { directory: directory.into() })
-            }
-            Err(source) => Err(FileError::Disk { path, source }),
-        }
+        let found = yaml::load(&directory.join(FILE_NAME))?;
+        found.ok_or_else(|| FileError::Missing { directory: directory.into() })
     }
 
     /// Reads `text`; `path` is what messages call it.
     pub fn parse(text: &str, path: &Path) -> Result<Self, FileError> {
-        parse_yaml(text).map_err(|what| FileError::Invalid { path: path.into(), what })
+        Ok(yaml::parse(text, path)?)
     }
 }
 
 fn schema<'de, D: de::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    scalar(deserializer).map(|Schema| SCHEMA)
+    yaml::scalar(deserializer).map(|Schema| SCHEMA)
 }
 
 /// The one schema there is.

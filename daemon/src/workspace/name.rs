@@ -76,7 +76,7 @@ impl Serialize for WorkspaceName {
 
 impl<'de> Deserialize<'de> for WorkspaceName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        crate::config::scalar(deserializer)
+        crate::yaml::scalar(deserializer)
     }
 }
 

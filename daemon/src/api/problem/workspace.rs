@@ -8,6 +8,7 @@ use crate::runtime::PlanError;
 use crate::share::ShareError;
 use crate::snapshot::SnapshotError;
 use crate::workspace::{CompanionError, CreateError, FileError, PlaceError, WorkspaceError};
+use crate::yaml::YamlError;
 
 pub(super) fn create_kind(error: &CreateError) -> Kind {
     match error {
@@ -58,8 +59,8 @@ fn place_kind(error: &PlaceError) -> Kind {
 fn file_kind(error: &FileError) -> Kind {
     let hint = match error {
         FileError::Missing { .. } => "write it anew with `twinshare workspace create DIR`",
-        FileError::Disk { .. } => "the file has to be readable by the node's user",
-        FileError::Invalid { .. } => "correct the file at the place named",
+        FileError::Yaml(YamlError::Disk { .. }) => "the file has to be readable by the node's user",
+        FileError::Yaml(YamlError::Invalid { .. }) => "correct the file at the place named",
     };
     kind(StatusCode::UNPROCESSABLE_ENTITY, "invalid_file", "`twinshare.yaml` cannot be used", hint)
 }
