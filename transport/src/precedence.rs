@@ -37,7 +37,7 @@ impl Precedence {
     pub(crate) async fn enter(&self, class: Class) -> Writing<'_> {
         // Those who wait do not count: they keep nobody else waiting.
         let _ = timeout(PATIENCE, self.nobody_above(class)).await;
-        self.writing[rank(class)].fetch_add(1, Ordering::Relaxed);
+        self.writing[usize::from(rank(class))].fetch_add(1, Ordering::Relaxed);
         Writing { precedence: self, class }
     }
 
@@ -55,18 +55,19 @@ impl Precedence {
     }
 
     fn is_anybody_above(&self, class: Class) -> bool {
-        self.writing[rank(class) + 1..].iter().any(|writing| writing.load(Ordering::Relaxed) > 0)
+        self.writing[usize::from(rank(class)) + 1..].iter().any(|writing| writing.load(Ordering::Relaxed) > 0)
     }
 }
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        self.precedence.writing[rank(self.class)].fetch_sub(1, Ordering::Relaxed);
+        self.precedence.writing[usize::from(rank(self.class))].fetch_sub(1, Ordering::Relaxed);
         self.precedence.fewer.notify_waiters();
     }
 }
 
-fn rank(class: Class) -> usize {
+/// The more urgent has the higher number.
+pub(crate) fn rank(class: Class) -> u8 {
     match class {
         Class::Bulk => 0,
         Class::ReadAhead => 1,

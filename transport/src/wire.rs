@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use twinshare_fs::origin::Class;
 
 use crate::outlet::Outlet;
-use crate::precedence::PIECE_BYTES;
+use crate::precedence::{PIECE_BYTES, rank};
 use crate::protocol::{Answer, BadFrame, LENGTH_BYTES};
 
 /// What the reader asks the stream for when it looks for a message. A run's header takes 0.6 KiB at most; what arrives
@@ -149,8 +149,9 @@ impl FrameWriter {
     /// Sets how urgent the answer is.
     pub(crate) fn set_class(&mut self, class: Class) {
         self.class = class;
-        // Fails only for a stream that has ended, which the first write finds out.
-        let _ = self.stream.set_priority(priority(class));
+        // QUIC sends what has the higher number first. Fails only for a stream that has ended, which the first write
+        // finds out.
+        let _ = self.stream.set_priority(rank(class).into());
     }
 
     /// The connection's way out.
@@ -220,15 +221,6 @@ impl FrameWriter {
             self.outlet.wrote(self.class, bytes, started);
         }
         Ok(())
-    }
-}
-
-/// QUIC sends what has the higher number first.
-fn priority(class: Class) -> i32 {
-    match class {
-        Class::Bulk => 0,
-        Class::ReadAhead => 1,
-        Class::Demand => 2,
     }
 }
 
