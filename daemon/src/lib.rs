@@ -6,10 +6,12 @@
 
 pub mod api;
 mod chain;
+mod checked_text;
 pub mod client;
 pub mod config;
 pub mod discovery;
 pub mod home;
+mod ignored_signals;
 pub mod log;
 pub mod node;
 pub mod operation;

@@ -1,10 +1,10 @@
 //! What a node is called on people's screens.
 
-use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use twinshare_transport::protocol::is_plain;
+
+use crate::checked_text::checked_text;
 
 /// Characters of a name at most.
 const CHARS_MAX: usize = 64;
@@ -54,29 +54,7 @@ impl FromStr for NodeName {
     }
 }
 
-impl fmt::Display for NodeName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl fmt::Debug for NodeName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl Serialize for NodeName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for NodeName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        crate::yaml::scalar(deserializer)
-    }
-}
+checked_text!(NodeName);
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use rustix::termios::tcgetpgrp;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 use super::confine::HANDED_ON;
+use crate::ignored_signals::IgnoredSignals;
 
 /// Signals of which the caller's process is told.
 pub(super) struct Signals {
@@ -54,11 +55,8 @@ fn in_foreground() -> bool {
     fs::File::open("/dev/tty").and_then(|tty| Ok(tcgetpgrp(&tty)?)).is_ok_and(|group| group == getpgrp())
 }
 
-/// Which of the signals handed on the caller ignores, as `nohup` and background jobs of scripts do.
+/// Which of the signals handed on the caller ignores.
 pub(super) fn ignored() -> Vec<i32> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask =
-        status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
-    let bit = |signal: &i32| mask.unwrap_or(0) >> (signal - 1) & 1 == 1;
-    HANDED_ON.into_iter().filter(bit).collect()
+    let ignored = IgnoredSignals::of_this_process();
+    HANDED_ON.into_iter().filter(|signal| ignored.contains(*signal)).collect()
 }

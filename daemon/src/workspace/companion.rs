@@ -1,14 +1,13 @@
 //! Directories outside a workspace that are shared with it, read-only.
 
-use std::fmt;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use twinshare_fs::manifest::{ROOTS_MAX, TARGET_BYTES_MAX};
 
 use super::{is_within, nodes_directories, user_home};
+use crate::checked_text::checked_text;
 use crate::home::Home;
 
 /// A companion as `twinshare.yaml` names it: an absolute path, or one in the user's home that begins with `~/`.
@@ -90,29 +89,7 @@ impl FromStr for CompanionPath {
     }
 }
 
-impl fmt::Display for CompanionPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for CompanionPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl Serialize for CompanionPath {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for CompanionPath {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        crate::yaml::scalar(deserializer)
-    }
-}
+checked_text!(CompanionPath);
 
 /// What a directory holds that forbids sharing it as a companion of `workspace`; `None` where nothing does. All paths
 /// without links.

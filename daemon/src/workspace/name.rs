@@ -1,10 +1,9 @@
 //! What a workspace is called.
 
-use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use crate::checked_text::checked_text;
 
 /// Characters of a name at most.
 pub const NAME_CHARS_MAX: usize = 64;
@@ -56,29 +55,7 @@ impl FromStr for WorkspaceName {
     }
 }
 
-impl fmt::Display for WorkspaceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl fmt::Debug for WorkspaceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl Serialize for WorkspaceName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for WorkspaceName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        crate::yaml::scalar(deserializer)
-    }
-}
+checked_text!(WorkspaceName);
 
 #[cfg(test)]
 mod tests {
