@@ -8,6 +8,13 @@ use crate::manifest::Mtime;
 /// step may look like one.
 pub(crate) const STEP: Duration = Duration::from_millis(20);
 
+/// This moment.
+pub(crate) fn now() -> Mtime {
+    // A clock before 1970 is a clock that was never set.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Mtime { sec: now.as_secs().cast_signed(), nsec: now.subsec_nanos() }
+}
+
 /// True when `time` is less than `span` ago.
 ///
 /// A time in the future was set by hand or before the clock was set back; the next change will not have it.

@@ -297,14 +297,21 @@ fn give_back(file: &File, zeros: &Range<u64>) -> Result<(), Errno> {
 /// Applies what an entry shows beyond its content. The mode last: what has it needs nothing more.
 pub(super) fn apply(file: impl AsFd, extra: &Extra, mode: u16, mtime: Mtime) -> Result<(), Errno> {
     let file = file.as_fd();
-    for (name, value) in &extra.xattrs {
-        rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty())?;
-    }
+    set_xattrs(file, extra)?;
     rustix::fs::futimens(file, &times(mtime))?;
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode.into()))
 }
 
-fn times(mtime: Mtime) -> Timestamps {
+/// Applies an entry's xattrs.
+pub(super) fn set_xattrs(file: impl AsFd, extra: &Extra) -> Result<(), Errno> {
+    let file = file.as_fd();
+    extra.xattrs.iter().try_for_each(|(name, value)| {
+        rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty())
+    })
+}
+
+/// Both times of a file whose content is as old as `mtime`.
+pub(super) fn times(mtime: Mtime) -> Timestamps {
     let time = Timespec { tv_sec: mtime.sec, tv_nsec: mtime.nsec.into() };
     Timestamps { last_access: time, last_modification: time }
 }

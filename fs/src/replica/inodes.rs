@@ -136,7 +136,7 @@ impl Descriptors {
     }
 }
 
-/// One bit for each entry of a manifest, set and never cleared.
+/// One bit for each entry of a manifest.
 #[derive(Debug)]
 pub(super) struct Marks {
     words: Box<[AtomicU64]>,
@@ -152,6 +152,13 @@ impl Marks {
     pub(super) fn set(&self, index: EntryIndex) -> bool {
         let bit = 1 << (index.0 % 64);
         self.words.get(index.0 as usize / 64).is_some_and(|word| word.fetch_or(bit, Relaxed) & bit == 0)
+    }
+
+    /// Clears a mark.
+    pub(super) fn clear(&self, index: EntryIndex) {
+        if let Some(word) = self.words.get(index.0 as usize / 64) {
+            word.fetch_and(!(1 << (index.0 % 64)), Relaxed);
+        }
     }
 
     /// True when it is set.

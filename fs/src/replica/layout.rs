@@ -11,6 +11,7 @@
 //! | `tree/` | the workspace's own tree in the making |
 //! | `companions/N/` | the tree of root `N` |
 //! | `links/` | files with several names, each under its manifest index |
+//! | `staging/` | what is being made or removed; emptied at every start |
 //! | `digests` | the digests of the blocks that have been fetched |
 
 use std::fs::File;
@@ -38,6 +39,9 @@ const SNAPSHOT_XATTR: &str = "user.twinshare.snapshot";
 
 /// The xattr of the directory that is there once the tree moves up to where it stays.
 const SETTLING_XATTR: &str = "user.twinshare.settling";
+
+/// The xattr of the directory that is there once something of the manifest may lie elsewhere in the tree.
+const MOVES_XATTR: &str = "user.twinshare.moves";
 
 /// The text of `README`.
 const README: &str = "\
@@ -160,6 +164,7 @@ impl Layout {
                 .map_err(|errno| disk(&path, "nothing can be made in it", errno))
         };
         let (tree, links, companions) = (part("tree")?, part("links")?, part("companions")?);
+        drop(part("staging")?);
         write_readme(&directory).map_err(|source| LayoutError::Disk {
             path: path.clone(),
             doing: "nothing can be written in it",
@@ -231,6 +236,21 @@ impl Layout {
             self.settling.store(true, Release);
         }
         Ok(self.settled())
+    }
+
+    /// True once something of the manifest may lie elsewhere in the tree.
+    pub(super) fn has_moves(&self) -> Result<bool, Errno> {
+        match rustix::fs::fgetxattr(&self.directory, MOVES_XATTR, &mut [0; 8][..]) {
+            Ok(_) => Ok(true),
+            Err(Errno::NODATA) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Notes, durably, that something of the manifest may lie elsewhere in the tree from now on.
+    pub(super) fn note_moves(&self) -> Result<(), Errno> {
+        rustix::fs::fsetxattr(&self.directory, MOVES_XATTR, b"1", XattrFlags::empty())?;
+        rustix::fs::fsync(&self.directory)
     }
 
     /// The directory itself.
@@ -347,7 +367,7 @@ mod tests {
         let first = Layout::clone_at(&at).unwrap();
         let made = names(&at);
         assert!(made.len() == 1 && is_replica_name(&made[0]), "{made:?}");
-        assert_eq!(names(first.path()), ["README", "companions", "links", "tree"]);
+        assert_eq!(names(first.path()), ["README", "companions", "links", "staging", "tree"]);
         assert!(matches!(Layout::clone_at(&at), Err(LayoutError::InUse { .. })));
         drop(first);
         let again = Layout::clone_at(&at).unwrap();
@@ -386,7 +406,7 @@ mod tests {
     fn a_view_lies_in_the_directory_itself() {
         let directory = tempfile::tempdir().unwrap();
         let view = Layout::view_in(&directory.path().join("v")).unwrap();
-        assert_eq!(names(view.path()), ["README", "companions", "links", "tree"]);
+        assert_eq!(names(view.path()), ["README", "companions", "links", "staging", "tree"]);
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! | 28 | 8 | the shown ctime's seconds, signed |
 //! | 36 | 4 | its nanoseconds |
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -137,7 +137,20 @@ pub(super) fn remove(file: impl AsFd) -> Result<(), Errno> {
 /// Reads a file's state.
 pub(super) fn get(file: impl AsFd) -> Result<Stated, Errno> {
     let mut bytes = [0; 64];
-    match rustix::fs::fgetxattr(file, XATTR, &mut bytes[..]) {
+    let length = rustix::fs::fgetxattr(file, XATTR, &mut bytes[..]);
+    read(length, &bytes)
+}
+
+/// Reads the state of what is called `name` in `directory`, without opening it.
+pub(super) fn get_at(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Stated, Errno> {
+    let mut bytes = [0; 64];
+    let path = [format!("/proc/self/fd/{}/", directory.as_raw_fd()).as_bytes(), name].concat();
+    let length = rustix::fs::lgetxattr(path, XATTR, &mut bytes[..]);
+    read(length, &bytes)
+}
+
+fn read(length: Result<usize, Errno>, bytes: &[u8]) -> Result<Stated, Errno> {
+    match length {
         Ok(length) => Ok(State::decode(&bytes[..length]).map_or(Stated::Unknown, Stated::Unfinished)),
         Err(Errno::NODATA) => Ok(Stated::Nothing),
         Err(Errno::RANGE) => Ok(Stated::Unknown),

@@ -1,0 +1,438 @@
+//! What the names in a clone mean: the tree on the disk over the manifest's.
+//!
+//! A directory of the manifest that is not on the disk is **virtual**, and so is everything below it. In one that is,
+//! what the disk has wins over the manifest's entry of the same name, and a **whiteout** (a character device 0/0, as
+//! overlayfs has it) says that there is none. So no operation ever has to create a directory's other entries.
+//!
+//! Every change of a name is one system call on the disk, after [placing](place) what is concerned: what a crash leaves
+//! is the tree before or after it. Nothing here fetches content, and nothing waits for a peer: where the manifest has
+//! not arrived yet, the answer is [`NamesError::NotYet`].
+//!
+//! An inode is known by an [`InodeKey`]: the manifest's index, wherever it lies by now, or the number of what was made
+//! here. One that the manifest does not have where it lies is in a [table](located).
+//!
+//! Everything here blocks for system calls on the local disk. Names in one directory are changed one at a time.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rustix::fs::{FileType, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::inodes::Marks;
+use super::key::InodeKey;
+use super::layout::Layout;
+use super::lock;
+use super::state::State;
+use crate::beneath;
+use crate::git::{self, Shown};
+use crate::manifest::{Entry, EntryIndex, Kind, Manifest, Mtime, NotYet};
+
+mod change;
+mod directory;
+mod groups;
+mod list;
+mod located;
+mod place;
+mod staging;
+
+pub use change::{Made, Owner, Removed, Rename};
+use directory::{Directories, Directory, Look};
+use groups::Groups;
+pub use list::NameList;
+use located::{Located, Name};
+use staging::Staging;
+
+/// Directories that can be changed at the same time, at most.
+const LOCKS: usize = 64;
+
+/// Why a name cannot be looked at or changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NamesError {
+    /// The system refused.
+    #[error(transparent)]
+    System(#[from] Errno),
+    /// The part of the manifest that is needed has not arrived.
+    #[error(transparent)]
+    NotYet(#[from] NotYet),
+}
+
+/// What a name leads to.
+#[derive(Debug)]
+pub enum Found<'m> {
+    /// The manifest's entry; the disk has nothing of it.
+    Virtual(Entry<'m>),
+    /// An inode on the disk.
+    OnDisk(OnDisk),
+}
+
+/// An inode on the disk.
+#[derive(Clone, Copy, Debug)]
+pub struct OnDisk {
+    /// What names it.
+    pub key: InodeKey,
+    /// What the disk says of it.
+    pub stat: Stat,
+    /// What it says of itself while it is unfinished.
+    pub(super) state: Option<State>,
+}
+
+impl Found<'_> {
+    /// What names the inode.
+    pub fn key(&self) -> InodeKey {
+        match self {
+            Self::Virtual(entry) => InodeKey::Entry(entry.inode()),
+            Self::OnDisk(found) => found.key,
+        }
+    }
+
+    fn is_directory(&self) -> bool {
+        match self {
+            Self::Virtual(entry) => entry.kind() == Kind::Directory,
+            Self::OnDisk(found) => found.is(FileType::Directory),
+        }
+    }
+}
+
+impl OnDisk {
+    /// Its true permission bits, also while the disk has others.
+    pub fn mode(&self) -> u16 {
+        // The type's bits are above these.
+        self.state.map_or((self.stat.st_mode & 0o7777) as u16, |state| state.mode)
+    }
+
+    /// When it was last modified by somebody who uses the clone, or at the origin.
+    pub fn mtime(&self) -> Mtime {
+        let on_disk = Mtime { sec: self.stat.st_mtime, nsec: self.stat.st_mtime_nsec as u32 };
+        self.state.map_or(on_disk, |state| state.mtime)
+    }
+
+    /// When it was last changed in that sense.
+    pub fn ctime(&self) -> Mtime {
+        let on_disk = Mtime { sec: self.stat.st_ctime, nsec: self.stat.st_ctime_nsec as u32 };
+        self.state.map_or(on_disk, |state| state.ctime)
+    }
+
+    fn is(&self, kind: FileType) -> bool {
+        FileType::from_raw_mode(self.stat.st_mode) == kind
+    }
+}
+
+/// The names of a clone's own tree.
+///
+/// Lock order: those of `changing`, each lower one first; `placing`; then the leaves, which are all others.
+#[derive(Debug)]
+pub struct Names {
+    layout: Arc<Layout>,
+    manifest: Manifest,
+    staging: Staging,
+    root: Arc<Directory>,
+    directories: Directories,
+    located: Located,
+    groups: Groups,
+    /// Directories of the manifest that are not on the disk.
+    absent: Marks,
+    /// Entries that are no longer where the manifest has them.
+    detached: Marks,
+    /// Entries of which something on the disk has said that it is them.
+    stated: Marks,
+    /// Before this process began, something of the manifest came to lie elsewhere: files without a state need not be
+    /// what the manifest has in their place.
+    had_moves: bool,
+    /// That it does is noted on the disk.
+    moves_noted: AtomicBool,
+    /// Held while a directory is put on the disk, or found not to be there.
+    placing: Mutex<()>,
+    /// Held while names in a directory are changed.
+    changing: Box<[Mutex<()>]>,
+}
+
+impl Names {
+    /// The names of the tree in `layout`, whose first root is `manifest`'s.
+    ///
+    /// Where names of the manifest have been moved before, all that is on the disk is looked at: two system calls each.
+    pub fn open(layout: Arc<Layout>, manifest: Manifest) -> Result<Self, NamesError> {
+        let root = manifest.entry(EntryIndex(0)).ok_or(NotYet)?;
+        let staging = Staging::open(beneath::open(layout.directory(), b"staging", DIRECTORY)?)?;
+        let state = State::of(&root, root.mode());
+        let tree = beneath::open(layout.tree(), b"", DIRECTORY)?;
+        let root = Arc::new(Directory::new(ROOT, tree, Some(state))?);
+        let (entries, had_moves) = (manifest.entries(), layout.has_moves()?);
+        let names = Self {
+            staging,
+            root,
+            directories: Directories::new(),
+            located: Located::default(),
+            groups: Groups::default(),
+            absent: Marks::new(entries),
+            detached: Marks::new(entries),
+            stated: Marks::new(entries),
+            had_moves,
+            moves_noted: AtomicBool::new(had_moves),
+            placing: Mutex::default(),
+            changing: (0..LOCKS).map(|_| Mutex::default()).collect(),
+            layout,
+            manifest,
+        };
+        if had_moves {
+            names.find_moves()?;
+        }
+        Ok(names)
+    }
+
+    /// Looks at all that is on the disk for what the manifest has elsewhere.
+    fn find_moves(&self) -> Result<(), NamesError> {
+        let mut directories = vec![ROOT];
+        while let Some(key) = directories.pop() {
+            let Some(directory) = self.directory(key)? else { continue };
+            for name in beneath::names(directory.fd(), b"")? {
+                // Whatever is where the manifest does not have it gets into the table by being looked at.
+                if let Some(Found::OnDisk(found)) = self.look(&directory, &name)? {
+                    if found.is(FileType::Directory) {
+                        directories.push(found.key);
+                    }
+                    if matches!(found.key, InodeKey::Local(_)) && !found.is(FileType::Directory) {
+                        self.located.remove(found.key, key, &name);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What `name` in a directory leads to.
+    pub fn lookup(&self, directory: InodeKey, name: &[u8]) -> Result<Option<Found<'_>>, NamesError> {
+        match self.directory(directory)? {
+            Some(directory) => self.look(&directory, name),
+            None => Ok(self.child(self.entry_of(directory)?, name)?.map(Found::Virtual)),
+        }
+    }
+
+    /// What is known of an inode; ESTALE once it has no name any more.
+    pub fn stat(&self, key: InodeKey) -> Result<Found<'_>, NamesError> {
+        if key == ROOT {
+            let (stat, state) = self.root.stat()?;
+            return Ok(Found::OnDisk(OnDisk { key, stat, state }));
+        }
+        let Name { directory, name } = self.locate(key)?;
+        let found = self.lookup(directory, &name)?.filter(|found| found.key() == key);
+        Ok(found.ok_or(Errno::STALE)?)
+    }
+
+    /// The kernel was told of an inode.
+    pub fn remember(&self, key: InodeKey) {
+        self.located.remember(key);
+    }
+
+    /// The kernel has forgotten an inode so many times; true when it knows it no more.
+    pub fn forget(&self, key: InodeKey, times: u64) -> bool {
+        self.located.forget(key, times)
+    }
+
+    /// Writes what is only in memory: times of directories.
+    pub fn sync(&self) -> Result<(), NamesError> {
+        self.root.write_times()?;
+        Ok(self.directories.write_times()?)
+    }
+
+    /// A name under which an inode is to be found.
+    fn locate(&self, key: InodeKey) -> Result<Name, NamesError> {
+        if let Some(name) = self.located.name(key) {
+            return Ok(name);
+        }
+        let InodeKey::Entry(index) = key else { return Err(Errno::STALE.into()) };
+        let entry = self.manifest.entry(index).ok_or(NotYet)?;
+        if entry.nlink() > 1 && entry.kind() == Kind::File {
+            for name in self.groups.names(&self.manifest, index)?.map(EntryIndex) {
+                if !self.detached.is_set(name) {
+                    return Ok(self.position(&self.manifest.entry(name).ok_or(NotYet)?));
+                }
+            }
+            return Err(Errno::STALE.into());
+        }
+        match self.detached.is_set(index) {
+            true => Err(Errno::STALE.into()),
+            false => Ok(self.position(&entry)),
+        }
+    }
+
+    /// Where the manifest has an entry.
+    fn position(&self, entry: &Entry<'_>) -> Name {
+        Name { directory: InodeKey::Entry(entry.parent()), name: entry.name().into() }
+    }
+
+    /// The manifest's directory that a virtual one is.
+    fn entry_of(&self, directory: InodeKey) -> Result<EntryIndex, NamesError> {
+        let InodeKey::Entry(index) = directory else { return Err(Errno::STALE.into()) };
+        match self.manifest.entry(index).ok_or(NotYet)?.kind() {
+            Kind::Directory => Ok(index),
+            Kind::File | Kind::Symlink => Err(Errno::NOTDIR.into()),
+        }
+    }
+
+    fn child(&self, directory: EntryIndex, name: &[u8]) -> Result<Option<Entry<'_>>, NotYet> {
+        self.manifest.lookup(directory, name)
+    }
+
+    /// What a name in a directory on the disk leads to.
+    fn look(&self, directory: &Directory, name: &[u8]) -> Result<Option<Found<'_>>, NamesError> {
+        match directory.look(name)? {
+            Look::Whiteout => Ok(None),
+            Look::There(stat, state) => {
+                let key = self.key_of(directory, name, &stat, state)?;
+                // The times of a directory that is open here may not be on the disk yet.
+                let (stat, state) = match self.directories.find(key) {
+                    Some(open) => open.stat()?,
+                    None => (stat, state),
+                };
+                Ok(Some(Found::OnDisk(OnDisk { key, stat, state })))
+            }
+            Look::Nothing => match directory.shows() {
+                Some(entry) => Ok(self.child(entry, name)?.map(Found::Virtual)),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// The key of an inode that was found on the disk. One that the manifest does not have there gets into the table.
+    fn key_of(
+        &self,
+        directory: &Directory,
+        name: &[u8],
+        stat: &Stat,
+        state: Option<State>,
+    ) -> Result<InodeKey, NamesError> {
+        let here = match directory.entry() {
+            Some(entry) => self.child(entry, name)?,
+            None => None,
+        };
+        if let Some(index) = state.and_then(|state| state.index) {
+            self.stated.set(index);
+            let key = InodeKey::Entry(index);
+            if here.is_none_or(|here| here.inode() != index || self.detached.is_set(here.index())) {
+                self.detached.set(index);
+                self.located.add(key, stat.st_ino, directory.key, name);
+            } else if self.has_names(key) {
+                // Of the names that the manifest has of it, this one is known to be there.
+                self.located.add(key, stat.st_ino, directory.key, name);
+            }
+            return Ok(key);
+        }
+        if let Some(key) = self.located.key(stat.st_ino) {
+            self.located.add(key, stat.st_ino, directory.key, name);
+            return Ok(key);
+        }
+        match here.filter(|here| self.is_still(here, stat)) {
+            Some(here) => {
+                let key = InodeKey::Entry(here.inode());
+                // Under its other names nothing else tells that it is the same.
+                if stat.st_nlink > 1 && here.kind() != Kind::Directory {
+                    self.located.add(key, stat.st_ino, directory.key, name);
+                }
+                Ok(key)
+            }
+            None => {
+                let key = InodeKey::Local(stat.st_ino);
+                self.located.add(key, stat.st_ino, directory.key, name);
+                Ok(key)
+            }
+        }
+    }
+
+    /// True when something without a state, where the manifest has `entry`, is taken for it.
+    fn is_still(&self, entry: &Entry<'_>, stat: &Stat) -> bool {
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Directory,
+            FileType::Symlink => Kind::Symlink,
+            _ => return false,
+        };
+        // Two inodes must never have one key: what the manifest has here may lie elsewhere since long ago.
+        // One with several names is in the table since one of them was seen.
+        let is_known = !self.had_moves || (self.stated.is_set(entry.index()) && entry.nlink() < 2);
+        kind == entry.kind()
+            && !self.detached.is_set(entry.index())
+            && (is_known || entry.kind() == Kind::Symlink)
+    }
+
+    /// The directory on the disk; none for a virtual one.
+    fn directory(&self, key: InodeKey) -> Result<Option<Arc<Directory>>, NamesError> {
+        let mut below = Vec::new();
+        let mut at = key;
+        let mut directory = loop {
+            if at == ROOT {
+                break self.root.clone();
+            }
+            if let Some(directory) = self.directories.find(at) {
+                break directory;
+            }
+            if self.is_absent(at) {
+                return Ok(None);
+            }
+            let name = self.locate(at)?;
+            let above = name.directory;
+            below.push((at, name.name));
+            at = above;
+        };
+        for (key, name) in below.into_iter().rev() {
+            match self.open_directory(&directory, key, &name)? {
+                Some(found) => directory = found,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(directory))
+    }
+
+    fn is_absent(&self, key: InodeKey) -> bool {
+        matches!(key, InodeKey::Entry(index) if self.absent.is_set(index))
+    }
+
+    fn open_directory(
+        &self,
+        above: &Directory,
+        key: InodeKey,
+        name: &[u8],
+    ) -> Result<Option<Arc<Directory>>, NamesError> {
+        let _placing = lock(&self.placing);
+        if let Some(directory) = self.directories.find(key) {
+            return Ok(Some(directory));
+        }
+        match self.look(above, name)? {
+            Some(Found::OnDisk(found)) if found.key == key => {}
+            Some(Found::Virtual(entry)) if key == InodeKey::Entry(entry.index()) => {
+                self.absent.set(entry.index());
+                return Ok(None);
+            }
+            _ => return Err(Errno::STALE.into()),
+        }
+        let fd = beneath::open(above.fd(), name, DIRECTORY)?;
+        let directory = Arc::new(Directory::new(key, fd, None)?);
+        self.directories.keep(&directory);
+        Ok(Some(directory))
+    }
+
+    /// Keeps others from changing names in these directories.
+    fn changing<const N: usize>(&self, directories: [InodeKey; N]) -> Vec<MutexGuard<'_, ()>> {
+        let mut numbers = directories.map(|key| match key {
+            InodeKey::Entry(index) => index.0 as usize % LOCKS,
+            InodeKey::Local(number) => number as usize % LOCKS,
+        });
+        numbers.sort_unstable();
+        let mut before = None;
+        let apart = numbers.into_iter().filter(|number| before.replace(*number) != Some(*number));
+        apart.map(|number| lock(&self.changing[number])).collect()
+    }
+
+    fn shown(&self, entry: &Entry<'_>) -> Result<Shown, NotYet> {
+        git::shown(&self.manifest, entry)
+    }
+}
+
+/// The tree's own directory.
+const ROOT: InodeKey = InodeKey::Entry(EntryIndex(0));
+
+/// How a directory is opened to be listed, synced and given xattrs.
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
+
+#[cfg(test)]
+mod tests;

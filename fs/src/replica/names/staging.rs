@@ -1,0 +1,110 @@
+//! Where things are made before they get their name, and go when they lose it. Emptied at every start.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::super::lock;
+use super::super::store::link_into;
+use crate::beneath;
+
+/// The name of the whiteout that all others are links to.
+const WHITEOUT: &str = "whiteout";
+
+/// The directory, on the filesystem of the tree.
+#[derive(Debug)]
+pub(super) struct Staging {
+    at: OwnedFd,
+    next: AtomicU64,
+    /// Held while the whiteout is replaced by one with fewer links.
+    whiteout: Mutex<()>,
+}
+
+/// A device number that no device has: together with "character device" it says that there is no such name, to us and
+/// to overlayfs. Ordinary users may make it since Linux 5.8.
+pub(super) const NO_DEVICE: u64 = 0;
+
+/// True for what says that there is no such name.
+pub(super) fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == NO_DEVICE
+}
+
+impl Staging {
+    /// Takes the directory and empties it.
+    pub(super) fn open(at: OwnedFd) -> Result<Self, Errno> {
+        for name in beneath::names(at.as_fd(), b"")? {
+            remove(at.as_fd(), &name)?;
+        }
+        let staging = Self { at, next: AtomicU64::new(0), whiteout: Mutex::default() };
+        staging.make_whiteout()?;
+        Ok(staging)
+    }
+
+    /// The directory.
+    pub(super) fn at(&self) -> BorrowedFd<'_> {
+        self.at.as_fd()
+    }
+
+    /// A name in it that nothing has.
+    pub(super) fn name(&self) -> Vec<u8> {
+        self.next.fetch_add(1, Relaxed).to_string().into_bytes()
+    }
+
+    /// An unnamed file on its filesystem, for its own user to read and write.
+    pub(super) fn file(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.at, ".", flags, Mode::RUSR | Mode::WUSR)
+    }
+
+    /// Gives an unnamed file its name.
+    pub(super) fn name_file(&self, file: &OwnedFd, to: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+        link_into(file.as_fd(), to, name)
+    }
+
+    /// Says that there is no such name; it must not be there.
+    pub(super) fn white_out(&self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+        let link = || rustix::fs::linkat(&self.at, WHITEOUT, directory, name, AtFlags::empty());
+        match link() {
+            // An inode of ext4 takes 65,000 names.
+            Err(Errno::MLINK) => {
+                let _replacing = lock(&self.whiteout);
+                self.make_whiteout()?;
+                link()
+            }
+            linked => linked,
+        }
+    }
+
+    fn make_whiteout(&self) -> Result<(), Errno> {
+        let name = self.name();
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mknodat(&self.at, name.as_slice(), FileType::CharacterDevice, mode, NO_DEVICE)?;
+        rustix::fs::renameat(&self.at, name.as_slice(), &self.at, WHITEOUT)
+    }
+
+    /// Takes a name away, all at once, and leaves word that there is none where the manifest would show through.
+    pub(super) fn take(&self, directory: BorrowedFd<'_>, name: &[u8], white_out: bool) -> Result<(), Errno> {
+        let taken = self.name();
+        let flags = if white_out { RenameFlags::WHITEOUT } else { RenameFlags::empty() };
+        rustix::fs::renameat_with(directory, name, &self.at, taken.as_slice(), flags)?;
+        // What cannot be removed now is at the next start.
+        let _ = remove(self.at(), &taken);
+        Ok(())
+    }
+}
+
+/// Removes what lies in staging: a file, or a directory with nothing but whiteouts in it.
+fn remove(at: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(at, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        removed => return removed,
+    }
+    for whiteout in beneath::names(at, name)? {
+        let directory = beneath::open(at, name, OFlags::PATH | OFlags::DIRECTORY)?;
+        rustix::fs::unlinkat(&directory, whiteout.as_slice(), AtFlags::empty())?;
+    }
+    rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR)
+}
