@@ -3,19 +3,22 @@
 //! A [`Replica`] answers reads of the files of one snapshot, from the disk where it has their blocks and from the
 //! [`Origin`] where it does not. What is fetched is verified, handed to whoever waits, and kept.
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use crate::digest_file::DigestFile;
-use crate::manifest::{EntryIndex, Kind, Manifest};
+use crate::manifest::Manifest;
 use crate::origin::{Availability, Origin};
 
 mod ask;
 mod block_set;
+mod blocks;
 mod census;
+mod change;
+mod coming;
 mod counters;
 mod directories;
 mod engine;
@@ -28,31 +31,40 @@ mod inodes;
 mod key;
 pub mod layout;
 mod ledger;
+mod load;
+mod localize;
 pub mod names;
 mod patience;
+mod places;
 mod probe;
 mod read;
 mod request;
 mod scheduler;
+mod seek;
 mod sequence;
 pub mod settle;
 mod state;
 pub mod status;
 mod store;
+mod waiters;
 mod when_gone;
+mod write;
 mod writer;
 
+pub use change::{Known, Removal, SetAttributes, Times};
 use engine::{Engine, Parts};
 pub use finish::{FinishError, Receipt};
 use inodes::Descriptors;
 pub use key::InodeKey;
 pub use layout::Layout;
+use places::Positions;
 use probe::Refusal;
 pub use settle::SettleError;
 pub use status::ReplicaStatus;
 use status::{OriginStatus, Tally};
 use store::Store;
 pub use when_gone::{NotAWhenGone, WAIT_DEFAULT, WAIT_MAX, WhenGone};
+pub use write::WriteError;
 
 /// Bytes asked for, or arrived and not on the disk yet, when nobody chose.
 pub const MEMORY_BYTES_DEFAULT: u64 = 96 * 1024 * 1024;
@@ -217,12 +229,15 @@ impl Replica {
         }
         let digests = DigestFile::open(&config.layout.digests_path(), manifest.blocks())
             .map_err(|source| disk("its digests cannot be opened", source))?;
+        let store = Arc::new(Store { layout: Arc::new(config.layout), backing });
+        let places = Box::new(Positions { manifest: manifest.clone(), store: store.clone() });
         let engine = Engine::new(Parts {
             manifest,
             origin,
             runtime,
             when_gone: config.when_gone,
-            store: Store { layout: config.layout, backing },
+            store,
+            places,
             digests,
             memory_bytes_max: config.memory_bytes_max.max(MEMORY_BYTES_MIN),
             descriptors_max: config.descriptors_max.unwrap_or_else(Descriptors::max_default),
@@ -253,51 +268,35 @@ impl Replica {
     /// Reads without waiting, from memory or from what the kernel has cached of the disk; never blocks.
     ///
     /// `file` is any entry of the inode. A read at or beyond the end is empty.
-    pub fn try_read(&self, file: EntryIndex, offset: u64, length: u32) -> TryRead {
-        self.engine.try_read(file, offset, length)
+    pub fn try_read(&self, file: impl Into<InodeKey>, offset: u64, length: u32) -> TryRead {
+        self.engine.try_read(file.into(), offset, length)
     }
 
     /// Reads `length` bytes at `offset`, or up to the end of the file, fetching what is not here: exactly these
     /// bytes, or an error. How long it waits for the origin is [`ReplicaConfig::when_gone`]'s to say.
     ///
     /// Dropping the future gives the wait up; what has been asked for still arrives and is kept.
-    pub async fn read(&self, file: EntryIndex, offset: u64, length: u32) -> Result<Bytes, ReadError> {
-        self.engine.read(file, offset, length).await
-    }
-
-    /// Tells that a handle on the file was opened: what is known about it stays in memory until as many
-    /// [`released`](Self::released) have come.
-    pub fn opened(&self, file: EntryIndex) {
-        if let Some(inode) = self.inode_of(file).and_then(|index| self.engine.inode(index)) {
-            inode.opens.fetch_add(1, AcqRel);
-        }
-    }
-
-    /// Tells that a handle on the file was closed.
-    pub fn released(&self, file: EntryIndex) {
-        if let Some(inode) = self.inode_of(file).and_then(|index| self.engine.inode(index)) {
-            // One release too many is the caller's mistake and must not pin the inode for ever.
-            let _ = inode.opens.fetch_update(AcqRel, Acquire, |opens| opens.checked_sub(1));
-        }
-    }
-
-    fn inode_of(&self, file: EntryIndex) -> Option<EntryIndex> {
-        let entry = self.engine.manifest.entry(file).filter(|entry| entry.kind() == Kind::File)?;
-        Some(entry.inode())
+    pub async fn read(
+        &self,
+        file: impl Into<InodeKey>,
+        offset: u64,
+        length: u32,
+    ) -> Result<Bytes, ReadError> {
+        self.engine.read(file.into(), offset, length).await
     }
 
     /// What it says about itself now. Costs some microseconds.
     pub fn status(&self) -> ReplicaStatus {
         let Engine { counters, scheduler, writer, .. } = &*self.engine;
         let ledger = self.engine.ledger();
-        let here = ledger.amount();
+        let (here, gone) = (ledger.here(), ledger.gone());
         let (stale, stale_total) = counters.stale_files();
         ReplicaStatus {
             snapshot: self.manifest().snapshot(),
             counted: ledger.is_counted.load(Relaxed),
-            files: Tally { resident: here.files, total: counters.files.load(Relaxed) },
-            blocks: Tally { resident: here.blocks, total: self.manifest().blocks() },
-            bytes: Tally { resident: here.bytes, total: self.manifest().file_bytes() },
+            files: tally(here.files, counters.files.load(Relaxed), gone.files),
+            blocks: tally(here.blocks, self.manifest().blocks(), gone.blocks),
+            bytes: tally(here.bytes, self.manifest().file_bytes(), gone.bytes),
             fetched: counters.fetched_bytes(),
             demand: counters.demand(),
             origin: self.origin_status(),
@@ -356,7 +355,11 @@ impl Replica {
         self.engine.idle().await;
         let engine = self.engine.clone();
         // It can only fail with the runtime itself.
-        let _ = self.engine.runtime.spawn_blocking(move || engine.flusher.ask(&engine)).await;
+        let saved = self.engine.runtime.spawn_blocking(move || {
+            engine.save_all();
+            engine.flusher.ask(&engine);
+        });
+        let _ = saved.await;
         self.engine.store.layout.unlock();
     }
 }
@@ -365,6 +368,11 @@ impl Drop for Replica {
     fn drop(&mut self) {
         self.engine.close();
     }
+}
+
+/// How much of `all` is here, of which some is gone for good. The three are not counted in one moment.
+fn tally(here: i64, all: u64, gone: i64) -> Tally {
+    Tally { resident: here.max(0).cast_unsigned(), total: all.saturating_sub(gone.max(0).cast_unsigned()) }
 }
 
 /// Locks a mutex of plain data, which no panic can leave half changed in a way that matters more than going on.

@@ -93,6 +93,102 @@ impl BlockSet {
         }
         self.present - before
     }
+
+    /// How many blocks the file has.
+    pub(super) fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// Takes `range` out; returns how many blocks of it were there. Costs what is there of it, however long it is.
+    pub(super) fn remove(&mut self, range: Range<u64>) -> u64 {
+        let range = range.start..range.end.min(self.blocks);
+        let before = self.present;
+        if range.is_empty() {
+            return 0;
+        }
+        match &mut self.bits {
+            Bits::Few(bits) => {
+                *bits &= !mask(range);
+                self.present = u64::from(bits.count_ones());
+            }
+            Bits::Many(stretches) => {
+                let numbers = range.start / STRETCH..range.end.div_ceil(STRETCH);
+                for (number, stretch) in stretches.range_mut(numbers) {
+                    let base = number * STRETCH;
+                    let length = STRETCH.min(self.blocks - base);
+                    let part = range.start.max(base) - base..range.end.min(base + length) - base;
+                    self.present -= remove_from(stretch, part, length);
+                }
+                stretches.retain(|_, stretch| !stretch.is_empty());
+            }
+        }
+        before - self.present
+    }
+
+    /// Makes it the set of a file that was cut to `blocks` blocks.
+    pub(super) fn cut(&mut self, blocks: u64) {
+        if blocks >= self.blocks {
+            return;
+        }
+        self.remove(blocks..self.blocks);
+        self.blocks = blocks;
+        let Bits::Many(stretches) = &mut self.bits else { return };
+        if blocks <= WORD {
+            self.bits = Bits::Few(stretches.get(&0).map_or(0, |stretch| stretch.words(WORD)[0]));
+            return;
+        }
+        // The last stretch may be shorter now, and whole.
+        let last = (blocks - 1) / STRETCH;
+        if let Some(stretch) = stretches.get_mut(&last)
+            && stretch.count(STRETCH) == blocks - last * STRETCH
+        {
+            *stretch = Stretch::Whole;
+        }
+    }
+}
+
+impl Stretch {
+    /// Its words, those of a whole stretch of `length` blocks among them.
+    fn words(&self, length: u64) -> [u64; WORDS] {
+        match self {
+            Self::Part(words) => **words,
+            Self::Whole => {
+                let mut words = [0; WORDS];
+                for (word, base) in words.iter_mut().zip((0..length).step_by(WORD as usize)) {
+                    *word = mask(0..WORD.min(length - base));
+                }
+                words
+            }
+        }
+    }
+
+    /// How many blocks of a stretch of `length` are here.
+    fn count(&self, length: u64) -> u64 {
+        match self {
+            Self::Whole => length,
+            Self::Part(words) => words.iter().map(|word| u64::from(word.count_ones())).sum(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Part(words) if words.iter().all(|word| *word == 0))
+    }
+}
+
+/// Takes `part` out of a stretch of `length` blocks; returns how many were there.
+fn remove_from(stretch: &mut Stretch, part: Range<u64>, length: u64) -> u64 {
+    let before = stretch.count(length);
+    let mut words = stretch.words(length);
+    for at in part.start / WORD..part.end.div_ceil(WORD) {
+        let base = at * WORD;
+        words[at as usize] &= !mask(part.start.max(base) - base..part.end.min(base + WORD) - base);
+    }
+    *stretch = Stretch::Part(Box::new(words));
+    let removed = before - stretch.count(length);
+    if removed == 0 && before == length {
+        *stretch = Stretch::Whole;
+    }
+    removed
 }
 
 /// Adds `part` of a stretch of `length` blocks; returns how many were new.
@@ -138,13 +234,27 @@ mod tests {
         #[test]
         fn it_is_a_set(
             blocks in prop_oneof![0..70u64, 4000..4200u64, 12_000..12_500u64],
-            ranges in prop::collection::vec((0..12_600u64, 0..5000u64), 0..12),
+            changes in prop::collection::vec((0..4u8, 0..12_600u64, 0..5000u64), 0..12),
         ) {
-            let (mut set, mut model) = (BlockSet::empty(blocks), BTreeSet::new());
-            for (start, length) in ranges {
-                let new = (start..(start + length).min(blocks)).filter(|block| model.insert(*block)).count();
-                prop_assert_eq!(set.insert(start..start + length), new as u64);
-                prop_assert_eq!(set.present(), model.len() as u64);
+            let (mut set, mut model, mut blocks) = (BlockSet::empty(blocks), BTreeSet::new(), blocks);
+            for (change, start, length) in changes {
+                let range = start..(start + length).min(blocks);
+                match change {
+                    0 | 1 => {
+                        let new = range.filter(|block| model.insert(*block)).count();
+                        prop_assert_eq!(set.insert(start..start + length), new as u64);
+                    }
+                    2 => {
+                        let gone = range.filter(|block| model.remove(block)).count();
+                        prop_assert_eq!(set.remove(start..start + length), gone as u64);
+                    }
+                    _ => {
+                        blocks = blocks.min(start);
+                        model.retain(|block| *block < blocks);
+                        set.cut(start);
+                    }
+                }
+                prop_assert_eq!((set.present(), set.blocks()), (model.len() as u64, blocks));
             }
             for block in 0..blocks + 5 {
                 prop_assert_eq!(set.contains(block), model.contains(&block), "{}", block);
@@ -161,6 +271,7 @@ mod tests {
         let mut set = BlockSet::empty(1 << 47);
         assert_eq!(set.insert((1 << 46)..(1 << 46) + 3), 3);
         assert!(set.contains_all((1 << 46)..(1 << 46) + 3) && !set.contains((1 << 46) + 3));
+        assert_eq!(set.remove(0..1 << 46), 0);
         let Bits::Many(stretches) = &set.bits else { panic!("one word") };
         assert_eq!(stretches.len(), 1);
     }

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::engine::Engine;
 use super::inode::hole_blocks;
-use super::ledger::{Amount, Ledger};
+use super::ledger::{Amount, Ledger, Share};
 use crate::beneath;
 use crate::digest::block_count;
 use crate::manifest::{Arrival, Entry, EntryIndex, Kind};
@@ -59,10 +59,11 @@ fn count_totals(engine: &Engine, ledger: &Ledger) {
             hole_bytes += bytes;
             content -= blocks;
         }
-        empty += u64::from(content == 0);
+        empty += i64::from(content == 0);
     }
     engine.counters.files.store(files, Relaxed);
-    ledger.add(Amount { files: empty, blocks: holes, bytes: hole_bytes });
+    let here = Amount { files: empty, blocks: holes as i64, bytes: hole_bytes as i64 };
+    ledger.add(Share { here, gone: Amount::default() });
 }
 
 fn is_inode(entry: &Entry<'_>) -> bool {
@@ -117,7 +118,9 @@ fn load(engine: &Arc<Engine>, index: EntryIndex) -> Result<(), Uncounted> {
     if *engine.closing().borrow() {
         return Err(Uncounted::Closing);
     }
-    if let Some(inode) = engine.manifest.entry(index).filter(is_inode).and_then(|_| engine.inode(index)) {
+    if let Some(inode) =
+        engine.manifest.entry(index).filter(is_inode).and_then(|_| engine.inode(index.into()))
+    {
         let _ = engine.load(&inode);
     }
     Ok(())

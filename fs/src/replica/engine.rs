@@ -1,6 +1,5 @@
 //! What the parts of a replica share, and the steps that need several of them.
 
-use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{
     AtomicU64,
@@ -16,18 +15,23 @@ use tokio::time::Instant;
 
 use super::ask::Ask;
 use super::block_set::BlockSet;
+use super::blocks::Blocks;
 use super::census;
 use super::counters::Counters;
-use super::flusher::{Flusher, SyncDisk, Write};
-use super::inode::{Blocks, Failure, Inode};
+use super::flusher::{Content, Flusher, SyncDisk, Write};
+use super::inode::{Failure, Inode};
 use super::inodes::{Descriptors, Inodes, Marks};
+use super::key::InodeKey;
 use super::ledger::Ledger;
+use super::places::Places;
 use super::scheduler::{Limits, Order, SMALL_BYTES_MAX, Scheduler};
-use super::store::{Found, Store, StoreError, punch};
+use super::state::{self, Stated};
+use super::store::{Store, StoreError, punch};
 use super::writer::Writer;
 use super::{ReadError, WhenGone, lock};
+use crate::digest::block_count;
 use crate::digest_file::DigestFile;
-use crate::manifest::{EntryIndex, Manifest};
+use crate::manifest::{EntryIndex, Kind, Manifest};
 use crate::origin::{Availability, Class, Origin, RANGES_PER_REQUEST_MAX};
 
 /// How long the origin's word that it no longer has something is taken for granted. Then it is asked again: a file
@@ -39,16 +43,18 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// The parts of a replica.
 ///
-/// Lock order: the table of [`Inodes`], an inode's `disk`, the flusher's `asking`, `losing`, an inode's `blocks`, then
+/// Lock order: the flusher's `asking`, `losing`, an inode's `data`, the table of [`Inodes`], an inode's `blocks`, then
 /// the scheduler's, the writer's, the flusher's `state`, the ledger's and the counters', which are leaves. None is held
-/// across an `.await`.
+/// across an `.await`, and of no two inodes is the same one held. So the disk is never asked for what it lost while a
+/// file's `data` is held.
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) manifest: Manifest,
     pub(super) origin: Arc<dyn Origin>,
     pub(super) runtime: Handle,
     pub(super) when_gone: WhenGone,
-    pub(super) store: Store,
+    pub(super) store: Arc<Store>,
+    pub(super) places: Box<dyn Places>,
     pub(super) digests: DigestFile,
     pub(super) inodes: Inodes,
     pub(super) descriptors: Descriptors,
@@ -62,9 +68,11 @@ pub(super) struct Engine {
     /// The generation of `ledger`.
     generation: AtomicU64,
     /// Held while what the disk lost is removed from it.
-    losing: Mutex<()>,
+    pub(super) losing: Mutex<()>,
     /// Inodes whose files hold what the disk lost and could not be removed: nothing in them is content.
-    distrusted: Marks,
+    pub(super) distrusted: Marks,
+    /// Inodes that have lost all their names, and are no longer open.
+    forgotten: Marks,
     /// Inodes that are listed as stale.
     stale: Marks,
     snapshot_gone_until: Mutex<Option<Instant>>,
@@ -81,7 +89,8 @@ pub(super) struct Parts {
     pub(super) origin: Arc<dyn Origin>,
     pub(super) runtime: Handle,
     pub(super) when_gone: WhenGone,
-    pub(super) store: Store,
+    pub(super) store: Arc<Store>,
+    pub(super) places: Box<dyn Places>,
     pub(super) digests: DigestFile,
     pub(super) memory_bytes_max: u64,
     pub(super) descriptors_max: usize,
@@ -97,6 +106,7 @@ impl Engine {
             runtime: parts.runtime,
             when_gone: parts.when_gone,
             store: parts.store,
+            places: parts.places,
             digests: parts.digests,
             inodes: Inodes::default(),
             descriptors: Descriptors::new(parts.descriptors_max),
@@ -105,10 +115,11 @@ impl Engine {
             flusher: Flusher::new(engine.clone(), parts.sync),
             counters: Counters::default(),
             started: Instant::now(),
-            ledger: Mutex::new(Arc::new(Ledger::new(0, entries))),
+            ledger: Mutex::new(Arc::new(Ledger::new(entries))),
             generation: AtomicU64::new(0),
             losing: Mutex::default(),
             distrusted: Marks::new(entries),
+            forgotten: Marks::new(entries),
             stale: Marks::new(entries),
             snapshot_gone_until: Mutex::new(None),
             probed_ms: AtomicU64::new(0),
@@ -117,9 +128,16 @@ impl Engine {
         })
     }
 
-    /// The inode whose first name is `index`; `None` when there is no such file.
-    pub(super) fn inode(&self, index: EntryIndex) -> Option<Arc<Inode>> {
-        self.inodes.bring(&self.manifest, index)
+    /// The inode with this key; `None` when there is no such file.
+    pub(super) fn inode(&self, key: InodeKey) -> Option<Arc<Inode>> {
+        self.inodes.bring(&self.manifest, self.canonical(key)?)
+    }
+
+    /// The one key of a file that has several names.
+    pub(super) fn canonical(&self, key: InodeKey) -> Option<InodeKey> {
+        let InodeKey::Entry(index) = key else { return Some(key) };
+        let entry = self.manifest.entry(index).filter(|entry| entry.kind() == Kind::File)?;
+        Some(entry.inode().into())
     }
 
     /// What is believed about the disk.
@@ -140,86 +158,81 @@ impl Engine {
         {
             // Before anything is punched out: whoever reads zeros there learns afterwards that they are not content.
             let mut ledger = lock(&self.ledger);
-            *ledger = Arc::new(Ledger::new(ledger.generation + 1, self.manifest.entries()));
+            *ledger = Arc::new(ledger.next(self.manifest.entries()));
             self.generation.store(ledger.generation, Release);
         }
-        for writes in writes.chunk_by(|(one, _), (other, _)| one == other) {
+        let mut writes = writes.to_vec();
+        writes.sort_by_key(|write| write.inode);
+        for writes in writes.chunk_by(|one, other| one.inode == other.inode) {
             self.punch_out(writes);
         }
         drop(losing);
         self.runtime.spawn(census::run(self.clone()));
     }
 
-    /// Makes holes where the writes to one inode went.
+    /// Makes holes where fetched content of one inode went. What was written here cannot be fetched: it is left as it
+    /// is, and whoever synchronises the file next is told.
     fn punch_out(&self, writes: &[Write]) {
-        let Some((index, _)) = writes.first() else { return };
-        let punched = self.manifest.entry(*index).ok_or(StoreError::System(Errno::IO)).and_then(|entry| {
-            let Some(file) = self.store.open(&self.manifest, &entry)? else { return Ok(()) };
-            writes.iter().try_for_each(|(_, blocks)| Ok(punch(&file, blocks)?))
-        });
-        if let Err(error) = punched {
-            self.distrusted.set(*index);
-            self.counters
-                .error(format!("{}: what the disk lost cannot be removed: {error}", self.path(*index)));
+        let Some(index) = writes.first().map(|write| write.inode) else { return };
+        let inode = self.inode(index.into()).filter(|_| !self.is_forgotten(index));
+        let Some(inode) = inode else { return };
+        if let Err(error) = self.punch_out_of(&inode, writes) {
+            self.distrusted.set(index);
+            self.report(&inode, &format!("what the disk lost cannot be removed: {error}"));
         }
     }
 
-    /// Reads an inode's extent map, unless that has been done. Blocks; must come before anything else is done with
-    /// its blocks.
-    pub(super) fn load(&self, inode: &Arc<Inode>) -> Result<(), StoreError> {
-        let _disk = lock(&inode.disk);
-        let ledger = self.ledger();
-        // A new ledger is true once what was lost is gone.
-        drop(lock(&self.losing));
-        if inode.lock().is_loaded(ledger.generation) {
-            return Ok(());
+    fn punch_out_of(&self, inode: &Arc<Inode>, writes: &[Write]) -> Result<(), StoreError> {
+        let _data = lock(&inode.data);
+        let mut local = BlockSet::empty(block_count(inode.origin_bytes));
+        let since = self.flusher.written_here(inode.index);
+        let written_here = writes.iter().filter(|write| write.origin == Content::Local);
+        let ranges: Vec<_> = written_here.map(|write| write.blocks.clone()).chain(since).collect();
+        for range in &ranges {
+            local.insert(range.clone());
         }
-        let blocks = inode.block_count();
-        let entry = self.manifest.entry(inode.index).ok_or(Errno::IO)?;
-        let (file, present) = if ledger.is_complete(inode.index) && inode.hole_blocks == 0 {
-            (self.store.open(&self.manifest, &entry)?, BlockSet::full(blocks))
-        } else {
-            match self.store.find(&self.manifest, &entry)? {
-                Some(Found { file, .. }) if self.distrusted.is_set(inode.index) => {
-                    (file, BlockSet::empty(blocks))
+        if !ranges.is_empty() {
+            inode.lock().doubt(inode, ranges);
+            self.report(inode, "the disk may have lost what was written to it here");
+        }
+        let Some(file) = self.file(inode)? else { return Ok(()) };
+        // An ordinary file became one after all of it was safe, or after it was emptied.
+        let Stated::Unfinished(state) = state::get(&file)? else { return Ok(()) };
+        let end = block_count(state.remote_bytes.min(inode.remote()));
+        for fetched in writes.iter().filter(|write| write.origin == Content::Fetched) {
+            for block in fetched.blocks.start..fetched.blocks.end.min(end) {
+                if !local.contains(block) {
+                    punch(&file, &(block..block + 1))?;
                 }
-                Some(Found { file, present }) => (file, present),
-                None => (None, BlockSet::empty(blocks)),
             }
-        };
-        if let Some(file) = file {
-            self.descriptors.open(inode, file);
         }
-        inode.lock().load(inode, present, ledger);
         Ok(())
     }
 
-    /// The inode's file, opened if need be; `None` when it is not there. Blocks.
-    pub(super) fn file(&self, inode: &Arc<Inode>) -> Result<Option<Arc<File>>, StoreError> {
-        inode.file_used.store(true, Relaxed);
-        if let Some(file) = &inode.lock().file {
-            return Ok(Some(file.clone()));
-        }
-        let entry = self.manifest.entry(inode.index).ok_or(Errno::IO)?;
-        let file = self.store.open(&self.manifest, &entry)?;
-        Ok(file.map(|file| self.descriptors.open(inode, file)))
-    }
-
-    /// The inode's file, made if need be. Blocks.
-    pub(super) fn file_for_writing(&self, inode: &Arc<Inode>) -> Result<Arc<File>, StoreError> {
-        let _disk = lock(&inode.disk);
-        if let Some(file) = self.file(inode)? {
-            return Ok(file);
-        }
-        let entry = self.manifest.entry(inode.index).ok_or(Errno::IO)?;
-        let file = self.store.make(&self.manifest, &entry)?;
-        Ok(self.descriptors.open(inode, file))
-    }
-
-    /// Held blocks have been written.
+    /// Fetched blocks have been written. The inode's `data` is held; [`Flusher::ask_if_full`] is due when it no longer is.
     pub(super) fn blocks_stored(&self, inode: &Inode, range: Range<u64>) {
         inode.lock().stored(inode, range.clone());
-        self.flusher.wrote(inode.index, range);
+        self.flusher.wrote(Write { inode: inode.index, blocks: range, origin: Content::Fetched });
+    }
+
+    /// The file that has lost its last name, and that nobody has open, is gone for good.
+    pub(super) fn forget(&self, inode: &Arc<Inode>) {
+        let file = {
+            let mut blocks = inode.lock();
+            blocks.forgotten(inode);
+            blocks.file.take()
+        };
+        self.inodes.remove(inode);
+        drop(file);
+        if inode.key.entry().is_some() && self.forgotten.set(inode.index) {
+            // A ledger that takes its place meanwhile would not know of it.
+            lock(&self.ledger).add_forgotten(inode.share_removed());
+        }
+    }
+
+    /// True for a file of the manifest that was removed: nothing of it is wanted any more.
+    pub(super) fn is_forgotten(&self, index: EntryIndex) -> bool {
+        self.forgotten.is_set(index)
     }
 
     /// Asks, urgently, for what is missing of `range`; of a small file for all that is missing.
@@ -234,8 +247,9 @@ impl Engine {
                     slow.give_up();
                 }
             }
-            let whole = inode.size <= SMALL_BYTES_MAX && !inode.missing(&blocks, range.clone()).is_empty();
-            let wanted = if whole { 0..inode.block_count() } else { range };
+            let whole =
+                inode.origin_bytes <= SMALL_BYTES_MAX && !inode.missing(&blocks, range.clone()).is_empty();
+            let wanted = if whole { 0..inode.remote_blocks() } else { range };
             Self::order(inode, &mut blocks, wanted, Class::Demand)
         };
         let Some(order) = order else { return Ok(()) };
@@ -265,10 +279,10 @@ impl Engine {
         blocks: &mut Blocks,
         range: Range<u64>,
     ) -> Option<Order> {
-        if blocks.is_complete() || inode.size <= SMALL_BYTES_MAX {
+        if blocks.is_complete() || inode.origin_bytes <= SMALL_BYTES_MAX {
             return None;
         }
-        let ahead = blocks.sequence.note(range, inode.block_count())?;
+        let ahead = blocks.sequence.note(range, inode.remote_blocks())?;
         if self.writer.refusal().is_some() || !self.is_reachable() {
             return None;
         }
@@ -290,10 +304,10 @@ impl Engine {
 
     /// Asks, without hurry, for what is missing of `range`. Blocks: the file's extent map may have to be read.
     pub(super) fn missing_of(&self, file: EntryIndex, range: Range<u64>) -> Option<Order> {
-        let inode = self.inode(file)?;
+        let inode = self.inode(file.into())?;
         // A file that cannot be looked at says so when it is read.
         self.load(&inode).ok()?;
-        let range = range.start..range.end.min(inode.block_count());
+        let range = range.start..range.end.min(inode.remote_blocks());
         Self::order(&inode, &mut inode.lock(), range, Class::Bulk)
     }
 
@@ -342,7 +356,7 @@ impl Engine {
         match self.manifest.locate(index) {
             Some((EntryIndex(0), path)) => path.to_string(),
             Some((root, path)) => format!("companion {}: {path}", root.0),
-            None => format!("entry {}", index.0),
+            None => "a file made here".into(),
         }
     }
 

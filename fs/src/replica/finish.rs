@@ -259,6 +259,7 @@ impl<'e> Directory<'e> {
         match error {
             StoreError::System(errno) => self.disk(entry, "it cannot be opened", *errno),
             StoreError::Foreign(_) => self.foreign(entry),
+            StoreError::Removed => self.disk(entry, "it was removed", error.errno()),
         }
     }
 }

@@ -5,6 +5,10 @@
 //! failed. Since Linux 5.8 `syncfs` tells, once to each descriptor (`errseq_check_and_advance` in `fs/sync.c`). So
 //! what has been written since the disk was last asked is remembered, and dropped when the answer is an error.
 //!
+//! What the origin has is fetched again. What was written here is nowhere else: it stays as the disk has it, the blocks
+//! that the disk no longer shows as data are EIO from then on, never the origin's old content, and whoever synchronises
+//! the file next gets EIO once, as from any filesystem that could not write back.
+//!
 //! What is left is the time between a failed write-back and the next question: a page that is evicted in these
 //! seconds reads wrongly, and a process that dies in them forgets to ask.
 
@@ -25,14 +29,29 @@ use crate::manifest::EntryIndex;
 const PAUSE_MIN: Duration = Duration::from_secs(5);
 /// The pause is so many times as long as the last answer took.
 const PAUSE_FACTOR: u32 = 4;
-/// Writes remembered at most: 24 bytes each. Whoever writes more before the disk is asked asks it first.
+/// Writes remembered, or a few more: 32 bytes each. Whoever writes more before the disk is asked asks it first.
 const WRITES_MAX: usize = 1 << 18;
 
 /// Writes back what the filesystem of a directory has taken; an error if it lost any of it since the last call.
 pub(super) type SyncDisk = Box<dyn Fn(BorrowedFd<'_>) -> Result<(), Errno> + Send + Sync>;
 
 /// Blocks of one inode that were written together.
-pub(super) type Write = (EntryIndex, Range<u64>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Write {
+    /// A file of the manifest. Of files made here the kernel tells whoever synchronises them.
+    pub(super) inode: EntryIndex,
+    pub(super) blocks: Range<u64>,
+    pub(super) origin: Content,
+}
+
+/// Where written content came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// The origin, which has it still.
+    Fetched,
+    /// A program here; it is nowhere else.
+    Local,
+}
 
 /// The one that asks.
 pub(super) struct Flusher {
@@ -58,28 +77,45 @@ impl fmt::Debug for Flusher {
     }
 }
 
+impl Write {
+    fn is_continued_by(&self, next: &Self) -> bool {
+        self.inode == next.inode
+            && self.origin == next.origin
+            && (self.blocks.start..=self.blocks.end).contains(&next.blocks.start)
+    }
+}
+
 impl Flusher {
     pub(super) fn new(engine: Weak<Engine>, sync: SyncDisk) -> Self {
         Self { engine, sync, asking: Mutex::default(), state: Mutex::default() }
     }
 
-    /// Blocks have been written. Blocks only when very much has been written at once.
-    pub(super) fn wrote(&self, inode: EntryIndex, blocks: Range<u64>) {
+    /// Blocks have been written. The inode's `data` is held, so that nothing is written over them meanwhile.
+    pub(super) fn wrote(&self, write: Write) {
         let Some(engine) = self.engine.upgrade() else { return };
-        let (is_full, was_running) = {
-            let mut state = lock(&self.state);
-            match state.writes.last_mut() {
-                Some((last, before)) if *last == inode && before.end == blocks.start => {
-                    before.end = blocks.end
-                }
-                _ => state.writes.push((inode, blocks)),
+        let mut state = lock(&self.state);
+        match state.writes.last_mut() {
+            Some(last) if last.is_continued_by(&write) => {
+                last.blocks.end = last.blocks.end.max(write.blocks.end)
             }
-            (state.writes.len() >= WRITES_MAX, std::mem::replace(&mut state.running, true))
-        };
-        if !was_running {
+            _ => state.writes.push(write),
+        }
+        if !std::mem::replace(&mut state.running, true) {
             engine.runtime.spawn(run(engine.clone()));
         }
-        if is_full {
+    }
+
+    /// What programs here have written to a file since the disk was last asked.
+    pub(super) fn written_here(&self, inode: EntryIndex) -> Vec<Range<u64>> {
+        let state = lock(&self.state);
+        let here = |write: &&Write| write.inode == inode && write.origin == Content::Local;
+        state.writes.iter().filter(here).map(|write| write.blocks.clone()).collect()
+    }
+
+    /// Asks the disk when very much has been written at once. Blocks then; no inode's `data` is held.
+    pub(super) fn ask_if_full(&self) {
+        let is_full = lock(&self.state).writes.len() >= WRITES_MAX;
+        if is_full && let Some(engine) = self.engine.upgrade() {
             self.ask(&engine);
         }
     }

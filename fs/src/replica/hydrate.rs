@@ -119,11 +119,13 @@ pub(super) fn is_all_here(engine: &Arc<Engine>) -> bool {
     engine.manifest.iter().all(is_here) && engine.generation() == ledger.generation
 }
 
-/// True for the first name of a file whose blocks are wanted: it has some, and nothing else is shown in their place.
+/// True for the first name of a file whose blocks are wanted: it has some, nothing else is shown in their place, and it
+/// was not removed.
 fn is_content(engine: &Engine, entry: &Entry<'_>) -> bool {
     entry.kind() == Kind::File
         && entry.inode() == entry.index()
         && entry.size() > 0
+        && !engine.is_forgotten(entry.index())
         && !matches!(git::shown(&engine.manifest, entry), Ok(Shown::Config(_)))
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::inode::Inode;
+use super::key::InodeKey;
 use super::lock;
 use crate::manifest::{EntryIndex, Manifest};
 
@@ -27,37 +28,55 @@ pub(super) struct Inodes {
 
 #[derive(Debug, Default)]
 struct Table {
-    inodes: HashMap<EntryIndex, Arc<Inode>>,
-    ring: VecDeque<EntryIndex>,
+    inodes: HashMap<InodeKey, Arc<Inode>>,
+    ring: VecDeque<InodeKey>,
 }
 
 impl Inodes {
     /// The inode, if it is in memory.
-    pub(super) fn find(&self, index: EntryIndex) -> Option<Arc<Inode>> {
+    pub(super) fn find(&self, key: InodeKey) -> Option<Arc<Inode>> {
         let table = lock(&self.table);
-        let inode = table.inodes.get(&index)?;
+        let inode = table.inodes.get(&key)?;
         inode.used.store(true, Relaxed);
         Some(inode.clone())
     }
 
-    /// The inode, brought into memory; `None` when the manifest has no such file.
-    pub(super) fn bring(&self, manifest: &Manifest, index: EntryIndex) -> Option<Arc<Inode>> {
-        if let Some(inode) = self.find(index) {
+    /// The inode, brought into memory; `None` when the manifest has no such file. A key is that of a first name.
+    pub(super) fn bring(&self, manifest: &Manifest, key: InodeKey) -> Option<Arc<Inode>> {
+        if let Some(inode) = self.find(key) {
             return Some(inode);
         }
-        let new = Arc::new(Inode::new(&manifest.entry(index)?));
+        let new = Arc::new(match key {
+            InodeKey::Entry(index) => Inode::new(&manifest.entry(index)?),
+            InodeKey::Local(number) => Inode::local(number),
+        });
         let mut table = lock(&self.table);
         // Somebody else may have brought it meanwhile.
-        if let Some(inode) = table.inodes.get(&index) {
+        if let Some(inode) = table.inodes.get(&key) {
             return Some(inode.clone());
         }
-        table.inodes.insert(index, new.clone());
-        table.ring.push_back(index);
+        table.inodes.insert(key, new.clone());
+        table.ring.push_back(key);
         let freed = table.make_room();
         drop(table);
         // Closing files is not done under the lock.
         drop(freed);
         Some(new)
+    }
+
+    /// Forgets an inode that is gone for good; the number of one made here may come back for another one.
+    pub(super) fn remove(&self, inode: &Arc<Inode>) {
+        let mut table = lock(&self.table);
+        if table.inodes.get(&inode.key).is_some_and(|found| Arc::ptr_eq(found, inode)) {
+            table.inodes.remove(&inode.key);
+            table.ring.retain(|key| *key != inode.key);
+        }
+    }
+
+    /// Those about which something is known that is nowhere else.
+    pub(super) fn kept(&self) -> Vec<Arc<Inode>> {
+        let table = lock(&self.table);
+        table.inodes.values().filter(|inode| inode.is_kept.load(Relaxed)).cloned().collect()
     }
 }
 
@@ -68,11 +87,11 @@ impl Table {
             if self.inodes.len() <= INODES_MAX {
                 break;
             }
-            let Some(index) = self.ring.pop_front() else { break };
-            match self.inodes.get(&index) {
+            let Some(key) = self.ring.pop_front() else { break };
+            match self.inodes.get(&key) {
                 // Nobody can get at an inode that only the table holds, while the table is locked.
-                Some(inode) if is_unused(inode) => freed.extend(self.inodes.remove(&index)),
-                Some(_) => self.ring.push_back(index),
+                Some(inode) if is_unused(inode) => freed.extend(self.inodes.remove(&key)),
+                Some(_) => self.ring.push_back(key),
                 None => {}
             }
         }
@@ -81,7 +100,10 @@ impl Table {
 }
 
 fn is_unused(inode: &Arc<Inode>) -> bool {
-    Arc::strong_count(inode) == 1 && inode.opens.load(Relaxed) == 0 && !inode.used.swap(false, Relaxed)
+    Arc::strong_count(inode) == 1
+        && inode.opens.load(Relaxed) == 0
+        && !inode.is_kept.load(Relaxed)
+        && !inode.used.swap(false, Relaxed)
 }
 
 /// The inodes that hold a descriptor. Its lock is not held while an inode's is taken.
@@ -117,12 +139,17 @@ impl Descriptors {
 
     fn make_room(&self) {
         // Twice around finds one, if only by then.
-        let mut looks = 2 * self.max + 2;
+        let mut looks = 2 * self.max.cast_signed() + 2;
         while let Some(inode) = self.surplus() {
             let Some(inode) = inode.upgrade() else { continue };
             looks -= 1;
-            if looks > 0 && inode.file_used.swap(false, Relaxed) {
+            let is_pinned = is_pinned(&inode);
+            if is_pinned || (looks > 0 && inode.file_used.swap(false, Relaxed)) {
                 lock(&self.ring).push_back(Arc::downgrade(&inode));
+                if looks <= 0 {
+                    // Whoever holds these files open is bounded by what the process may open.
+                    return;
+                }
                 continue;
             }
             let file = inode.lock().file.take();
@@ -134,6 +161,12 @@ impl Descriptors {
         let mut ring = lock(&self.ring);
         (ring.len() > self.max).then(|| ring.pop_front()).flatten()
     }
+}
+
+/// True for a file that may not be found, or not be opened as it is now, a second time: it has lost its last name, or
+/// it is an ordinary one, whose mode may have changed since.
+fn is_pinned(inode: &Inode) -> bool {
+    inode.opens.load(Relaxed) > 0 && (inode.is_removed.load(Relaxed) || inode.lock().state.is_none())
 }
 
 /// One bit for each entry of a manifest.

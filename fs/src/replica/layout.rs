@@ -258,6 +258,11 @@ impl Layout {
         self.directory.as_fd()
     }
 
+    /// True for a clone's, whose workspace may be written to; false for a view's.
+    pub(super) fn is_clone(&self) -> bool {
+        self.above.is_some()
+    }
+
     /// The tree of root 0.
     pub fn tree(&self) -> BorrowedFd<'_> {
         self.tree.as_fd()

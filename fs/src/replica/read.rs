@@ -1,7 +1,7 @@
 //! Reading: from what is here at once, or after a wait.
 
 use std::fs::File;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -16,12 +16,13 @@ use tokio::time::Instant;
 use super::ask::Ask;
 use super::engine::Engine;
 use super::inode::{Failure, Inode, News, Plan, Source};
+use super::key::InodeKey;
 use super::patience::{PAUSE_MIN, Patience};
 use super::probe::CachedReads;
 use super::store::to_errno;
-use super::{ReadError, TryRead};
+use super::{ReadError, TryRead, lock};
 use crate::digest::BlockIndex;
-use crate::manifest::{EntryIndex, Kind};
+use crate::manifest::Kind;
 use crate::origin::Availability;
 
 /// Bytes read at once; a longer read is done in several steps. It bounds what one waiting read holds in memory.
@@ -34,12 +35,16 @@ const HURRY_AFTER: Duration = Duration::from_secs(2);
 /// Some bytes of an inode, inside its size.
 #[derive(Clone, Copy, Debug)]
 struct Span {
-    inode: EntryIndex,
     offset: u64,
     length: u64,
 }
 
 impl Span {
+    /// The part of a read that lies inside a file of `size` bytes.
+    fn within(size: u64, offset: u64, length: u64) -> Self {
+        Self { offset, length: length.min(size.saturating_sub(offset)) }
+    }
+
     fn blocks(&self) -> Range<u64> {
         let first = BlockIndex::containing(self.offset).0;
         first..BlockIndex::containing(self.offset + self.length - 1).0 + 1
@@ -51,29 +56,31 @@ enum NotNow {
     Wait,
 }
 
-impl Engine {
-    /// The part of a read that lies inside the file; `None` when there is no such file.
-    fn span(&self, file: EntryIndex, offset: u64, length: u32) -> Option<Span> {
-        let entry = self.manifest.entry(file).filter(|entry| entry.kind() == Kind::File)?;
-        let length = u64::from(length).min(entry.size().saturating_sub(offset));
-        Some(Span { inode: entry.inode(), offset, length })
-    }
+/// Why what is on the disk was not read.
+enum NotRead {
+    /// The file is shorter than it was a moment ago.
+    Shorter,
+    Failed(ReadError),
+}
 
+impl Engine {
     /// See [`super::Replica::try_read`].
-    pub(super) fn try_read(&self, file: EntryIndex, offset: u64, length: u32) -> TryRead {
-        let Some(span) = self.span(file, offset, length) else { return TryRead::WouldWait };
-        if span.length == 0 {
-            return TryRead::Ready(Bytes::new());
-        }
-        let Some(inode) = self.inodes.find(span.inode) else { return TryRead::WouldWait };
+    pub(super) fn try_read(&self, key: InodeKey, offset: u64, length: u32) -> TryRead {
+        let found = self.canonical(key).and_then(|key| self.inodes.find(key));
+        let Some(inode) = found else { return self.unseen(key, offset) };
         let generation = self.generation();
+        let span;
         let (plan, file, ahead) = {
             let mut blocks = inode.lock();
             if !blocks.is_loaded(generation) {
-                return TryRead::WouldWait;
+                return self.unseen(key, offset);
+            }
+            span = Span::within(inode.size(), offset, length.into());
+            if span.length == 0 {
+                return TryRead::Ready(Bytes::new());
             }
             let plan = inode.plan(&blocks, span.blocks());
-            if matches!(plan, Plan::Missing) {
+            if matches!(plan, Plan::Missing | Plan::Lost) {
                 return TryRead::WouldWait;
             }
             let ahead = self.read_on(&inode, &mut blocks, span.blocks());
@@ -83,6 +90,17 @@ impl Engine {
         match self.gather_now(&inode, &plan, span, file.as_deref()) {
             Ok(bytes) if self.generation() == generation => TryRead::Ready(bytes),
             Ok(_) | Err(NotNow::Wait) => TryRead::WouldWait,
+        }
+    }
+
+    /// What can be said without a look at the disk: where the manifest tells how long a file is, its end.
+    fn unseen(&self, key: InodeKey, offset: u64) -> TryRead {
+        let entry = key.entry().and_then(|index| self.manifest.entry(index));
+        match entry.filter(|entry| entry.kind() == Kind::File) {
+            Some(entry) if entry.size() <= offset && !self.places.is_writable(key) => {
+                TryRead::Ready(Bytes::new())
+            }
+            _ => TryRead::WouldWait,
         }
     }
 
@@ -111,29 +129,29 @@ impl Engine {
     /// See [`super::Replica::read`].
     pub(super) async fn read(
         self: &Arc<Self>,
-        file: EntryIndex,
+        key: InodeKey,
         offset: u64,
         length: u32,
     ) -> Result<Bytes, ReadError> {
-        let span = self.span(file, offset, length).ok_or(ReadError::NoSuchFile)?;
-        if span.length == 0 {
-            return Ok(Bytes::new());
-        }
-        let inode = self.inode(span.inode).ok_or(ReadError::NoSuchFile)?;
-        if span.length <= STEP_BYTES_MAX {
-            return self.read_step(&inode, span).await;
+        let inode = self.inode(key).ok_or(ReadError::NoSuchFile)?;
+        let length = u64::from(length);
+        if length <= STEP_BYTES_MAX {
+            return self.read_step(&inode, offset, length).await;
         }
         let mut bytes = BytesMut::new();
-        while bytes.len() < span.length as usize {
+        while (bytes.len() as u64) < length {
             let done = bytes.len() as u64;
-            let length = STEP_BYTES_MAX.min(span.length - done);
-            let step = Span { offset: span.offset + done, length, ..span };
-            bytes.extend_from_slice(&self.read_step(&inode, step).await?);
+            let wanted = STEP_BYTES_MAX.min(length - done);
+            let step = self.read_step(&inode, offset.saturating_add(done), wanted).await?;
+            bytes.extend_from_slice(&step);
+            if (step.len() as u64) < wanted {
+                break;
+            }
         }
         Ok(bytes.freeze())
     }
 
-    async fn loaded(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<(), ReadError> {
+    pub(super) async fn loaded(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<(), ReadError> {
         if inode.lock().is_loaded(self.generation()) {
             return Ok(());
         }
@@ -145,22 +163,33 @@ impl Engine {
         })
     }
 
-    async fn read_step(self: &Arc<Self>, inode: &Arc<Inode>, span: Span) -> Result<Bytes, ReadError> {
+    async fn read_step(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        offset: u64,
+        length: u64,
+    ) -> Result<Bytes, ReadError> {
         loop {
             let generation = self.generation();
             self.loaded(inode).await?;
-            let bytes = self.read_loaded(inode, span).await?;
-            // Else the disk may have lost, before it was read, what was believed to be there.
-            if self.generation() == generation {
-                return Ok(bytes);
+            let span = Span::within(inode.size(), offset, length);
+            if span.length == 0 {
+                return Ok(Bytes::new());
+            }
+            match self.read_loaded(inode, span).await {
+                // Else the disk may have lost, before it was read, what was believed to be there.
+                Ok(bytes) if self.generation() == generation => return Ok(bytes),
+                Ok(_) | Err(NotRead::Shorter) => {}
+                Err(NotRead::Failed(error)) => return Err(error),
             }
         }
     }
 
-    async fn read_loaded(self: &Arc<Self>, inode: &Arc<Inode>, span: Span) -> Result<Bytes, ReadError> {
+    async fn read_loaded(self: &Arc<Self>, inode: &Arc<Inode>, span: Span) -> Result<Bytes, NotRead> {
         let plan = inode.plan(&inode.lock(), span.blocks());
         let plan = match plan {
             Plan::Missing => Plan::Here(self.wait(inode, span.blocks()).await?),
+            Plan::Lost => return Err(ReadError::Io(Errno::IO).into()),
             here => {
                 let ahead = self.read_on(inode, &mut inode.lock(), span.blocks());
                 self.send_ahead(ahead);
@@ -176,26 +205,62 @@ impl Engine {
         self.runtime.spawn_blocking(read).await.map_err(|_| ReadError::Io(Errno::IO))?
     }
 
-    fn gather_blocking(&self, inode: &Arc<Inode>, plan: &Plan, span: Span) -> Result<Bytes, ReadError> {
+    fn gather_blocking(&self, inode: &Arc<Inode>, plan: &Plan, span: Span) -> Result<Bytes, NotRead> {
         let file = self.file(inode).map_err(|error| ReadError::Io(error.errno()))?;
-        gather(plan, span, |into, offset| {
-            // Blocks that are on the disk are nowhere else: the file must be there, and as long as it was.
-            let file = file.as_ref().ok_or(ReadError::Io(Errno::IO))?;
-            file.read_exact_at(into, offset).map_err(|error| ReadError::Io(to_errno(error)))
+        let gathered = gather(plan, span, |into, offset| {
+            // Blocks that are on the disk are nowhere else: the file must be there.
+            let file = file.as_ref().ok_or_else(|| io::Error::from(Errno::IO))?;
+            file.read_exact_at(into, offset)
+        });
+        gathered.map_err(|error| {
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                // Whoever cuts it off has said so before, and is done after this.
+                drop(lock(&inode.data));
+                if inode.size() < span.offset + span.length {
+                    return NotRead::Shorter;
+                }
+            }
+            let error = ReadError::Io(to_errno(error));
+            self.report(inode, &error.to_string());
+            NotRead::Failed(error)
         })
-        .inspect_err(|error| self.report(inode, &error.to_string()))
+    }
+
+    /// Waits until every block of `range` is here, and reads ahead of it if that looks right.
+    pub(super) async fn wait(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        range: Range<u64>,
+    ) -> Result<Vec<Source>, ReadError> {
+        self.wait_for(inode, range, |range| {
+            let ahead = self.read_on(inode, &mut inode.lock(), range);
+            self.send_ahead(ahead);
+        })
+        .await
     }
 
     /// Waits until every block of `range` is here.
-    async fn wait(self: &Arc<Self>, inode: &Arc<Inode>, range: Range<u64>) -> Result<Vec<Source>, ReadError> {
+    pub(super) async fn wait_alone(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        range: Range<u64>,
+    ) -> Result<Vec<Source>, ReadError> {
+        self.wait_for(inode, range, |_| {}).await
+    }
+
+    async fn wait_for(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        range: Range<u64>,
+        asked: impl FnOnce(Range<u64>),
+    ) -> Result<Vec<Source>, ReadError> {
         let wait = self.counters.wait();
         let patience = Patience::new(self.when_gone);
         let mut availability = self.origin.availability();
         self.refuse(inode, &range, &patience, &mut availability)?;
         let waiting = Waiting::register(inode, range);
         self.demand(inode, waiting.range.clone())?;
-        let ahead = self.read_on(inode, &mut inode.lock(), waiting.range.clone());
-        self.send_ahead(ahead);
+        asked(waiting.range.clone());
         let sources = self.wait_on(waiting, patience, availability).await?;
         wait.served();
         Ok(sources)
@@ -229,7 +294,7 @@ impl Engine {
         mut availability: watch::Receiver<Availability>,
     ) -> Result<Vec<Source>, ReadError> {
         loop {
-            let news = waiting.inode.lock().news(waiting.id);
+            let news = waiting.inode.lock().waiters.news(waiting.id);
             match news {
                 News::Here(sources) => return Ok(sources),
                 News::Failed(Failure::Final(error)) => return Err(error),
@@ -250,6 +315,12 @@ impl Engine {
                 }
             }
         }
+    }
+}
+
+impl From<ReadError> for NotRead {
+    fn from(error: ReadError) -> Self {
+        Self::Failed(error)
     }
 }
 
@@ -314,7 +385,7 @@ impl Waiting {
     ) -> Result<(), ReadError> {
         let now = Instant::now();
         let mut end = now + patience.pause();
-        let progress = self.inode.lock().progress(self.id).unwrap_or(now);
+        let progress = self.inode.lock().waiters.progress(self.id).unwrap_or(now);
         loop {
             gone_by_now(patience, availability)?;
             let deadline = patience.deadline(progress, &availability.borrow());
@@ -335,7 +406,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.inode.lock().forget(self.id);
+        self.inode.lock().waiters.forget(self.id);
     }
 }
 
@@ -367,11 +438,13 @@ async fn until(deadline: Option<Instant>) {
 fn gather<E>(plan: &Plan, span: Span, read: impl Fn(&mut [u8], u64) -> Result<(), E>) -> Result<Bytes, E> {
     let sources = match plan {
         Plan::Here(sources) => sources.as_slice(),
-        Plan::Disk | Plan::Missing => &[],
+        Plan::Disk | Plan::Missing | Plan::Lost => &[],
     };
     if let [Source::Memory(bytes)] = sources {
         let start = (span.offset - BlockIndex::containing(span.offset).offset()) as usize;
-        return Ok(bytes.slice(start..start + span.length as usize));
+        if start + span.length as usize <= bytes.len() {
+            return Ok(bytes.slice(start..start + span.length as usize));
+        }
     }
     let mut out = vec![0; span.length as usize];
     if sources.is_empty() {
@@ -387,7 +460,12 @@ fn gather<E>(plan: &Plan, span: Span, read: impl Fn(&mut [u8], u64) -> Result<()
             Source::Hole => {}
             Source::Memory(bytes) => {
                 let start = (from - BlockIndex(block).offset()) as usize;
-                part.copy_from_slice(&bytes[start..start + part.len()]);
+                let here = bytes.len().saturating_sub(start).min(part.len());
+                part[..here].copy_from_slice(bytes.get(start..start + here).unwrap_or_default());
+                if here < part.len() {
+                    // The origin's file ends inside the block, this one does not.
+                    read(&mut part[here..], from + here as u64)?;
+                }
             }
         }
     }

@@ -151,7 +151,7 @@ impl Request {
             };
             self.blocks_max = blocks_max;
             let inode = &self.orders[at].inode;
-            sized.push((at, inode.size, inode.digests_at, run));
+            sized.push((at, inode.origin_bytes, inode.digests_at, run));
         }
         if sized.is_empty() {
             return None;

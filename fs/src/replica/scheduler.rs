@@ -19,6 +19,7 @@ use super::hydrate::Bundle;
 use super::inode::Inode;
 use super::lock;
 use super::request;
+use crate::digest::block_count;
 use crate::origin::{Class, FILES_PER_REQUEST_MAX, RANGES_PER_REQUEST_MAX};
 
 /// Files up to this size are fetched whole.
@@ -73,8 +74,8 @@ impl Order {
 
     /// True when it is for all of a small file.
     pub(super) fn is_whole_small_file(&self) -> bool {
-        self.inode.size <= SMALL_BYTES_MAX
-            && matches!(&self.ranges[..], [all] if *all == (0..self.inode.block_count()))
+        self.inode.origin_bytes <= SMALL_BYTES_MAX
+            && matches!(&self.ranges[..], [all] if *all == (0..block_count(self.inode.origin_bytes)))
     }
 }
 

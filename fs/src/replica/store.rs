@@ -1,4 +1,4 @@
-//! The files of a replica on its disk: making, finding, reading and writing them. Everything here may block.
+//! The files of a replica on its disk: making, opening and writing them. Everything here may block.
 //!
 //! A file gets its state before it gets a size or a name (an unnamed file, its xattr, its length, then the link), so
 //! no crash leaves one without. While it is unfinished its mode is 0600, whatever the true one, or its own user could
@@ -9,17 +9,16 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::block_set::BlockSet;
-use super::extents::blocks_on_disk;
 use super::layout::Layout;
 use super::probe::Backing;
-use super::state::{self, State, Stated};
+use super::state::{self, State};
 use crate::beneath;
-use crate::digest::{BlockIndex, block_count};
+use crate::digest::BlockIndex;
 use crate::manifest::{Entry, Manifest};
 use crate::name::RelPath;
 
@@ -32,6 +31,9 @@ pub(super) enum StoreError {
     /// What lies there was not put there by this replica.
     #[error("what lies there is not the file that belongs there: {0}")]
     Foreign(&'static str),
+    /// It has no name any more.
+    #[error("it was removed")]
+    Removed,
 }
 
 impl StoreError {
@@ -40,24 +42,15 @@ impl StoreError {
         match self {
             Self::System(errno) => *errno,
             Self::Foreign(_) => Errno::IO,
+            Self::Removed => Errno::NOENT,
         }
     }
-}
-
-/// A file that was found on the disk.
-#[derive(Debug)]
-pub(super) struct Found {
-    /// Open for reading, and for writing where its mode allows that; `None` for a finished file that its own user may
-    /// not even read.
-    pub(super) file: Option<File>,
-    /// Its blocks that are here.
-    pub(super) present: BlockSet,
 }
 
 /// The replica's directory as a place for files.
 #[derive(Debug)]
 pub(super) struct Store {
-    pub(super) layout: Layout,
+    pub(super) layout: Arc<Layout>,
     pub(super) backing: Backing,
 }
 
@@ -68,17 +61,6 @@ enum Place<'l> {
 }
 
 impl Store {
-    /// Opens the file of an inode without looking at its blocks; `None` when it is not there yet.
-    ///
-    /// An unfinished file can always be written. A finished one has its true mode, which may forbid that to its own
-    /// user; where it forbids even reading, the error is [`Errno::ACCESS`].
-    pub(super) fn open(&self, manifest: &Manifest, inode: &Entry<'_>) -> Result<Option<File>, StoreError> {
-        match self.open_as(manifest, inode, OFlags::RDWR) {
-            Err(StoreError::System(Errno::ACCESS)) => self.open_as(manifest, inode, OFlags::RDONLY),
-            opened => opened,
-        }
-    }
-
     /// Opens the file of an inode with these flags.
     pub(super) fn open_as(
         &self,
@@ -107,37 +89,6 @@ impl Store {
         }
     }
 
-    /// Finds the file of an inode and its blocks; must come before anything reads the file.
-    pub(super) fn find(&self, manifest: &Manifest, inode: &Entry<'_>) -> Result<Option<Found>, StoreError> {
-        let (file, closed) = match self.open(manifest, inode) {
-            Ok(file) => (file, false),
-            Err(StoreError::System(Errno::ACCESS)) => (self.open_as(manifest, inode, OFlags::PATH)?, true),
-            Err(error) => return Err(error),
-        };
-        let Some(file) = file else { return Ok(None) };
-        let stat = rustix::fs::fstat(&file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(StoreError::Foreign("it is no regular file"));
-        }
-        let size = inode.size();
-        if stat.st_size as u64 != size {
-            return Err(StoreError::Foreign("it has another size"));
-        }
-        if closed {
-            // A file gets its true mode only after its state was removed.
-            return Ok(Some(Found { file: None, present: BlockSet::full(block_count(size)) }));
-        }
-        let present = match state::get(&file)? {
-            Stated::Nothing => BlockSet::full(block_count(size)),
-            Stated::Unfinished(state) if state == State::of(inode, inode.mode()) => {
-                blocks_on_disk(file.as_fd(), size, self.backing.extents).map_err(to_errno)?
-            }
-            Stated::Unfinished(_) => return Err(StoreError::Foreign("it belongs to another entry")),
-            Stated::Unknown => return Err(StoreError::Foreign("its state cannot be read")),
-        };
-        Ok(Some(Found { file: Some(file), present }))
-    }
-
     /// Makes the file of an inode, all of it a hole, with the directories above it.
     pub(super) fn make(&self, manifest: &Manifest, inode: &Entry<'_>) -> Result<File, StoreError> {
         let (directory, name): (OwnedFd, Vec<u8>) = match self.place(manifest, inode)? {
@@ -160,6 +111,15 @@ impl Store {
         state::set(&file, &State::of(inode, inode.mode()))?;
         rustix::fs::ftruncate(&file, inode.size())?;
         link_into(file.as_fd(), directory.as_fd(), &name)?;
+        Ok(file.into())
+    }
+
+    /// Makes the file of an inode that has lost its names while it is open, and that nobody will find.
+    pub(super) fn make_unnamed(&self, state: &State, size: u64) -> Result<File, StoreError> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(self.layout.links(), ".", flags, Mode::RUSR | Mode::WUSR)?;
+        state::set(&file, state)?;
+        rustix::fs::ftruncate(&file, size)?;
         Ok(file.into())
     }
 

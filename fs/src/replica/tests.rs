@@ -12,12 +12,15 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::digest::BLOCK_BYTES;
+use crate::manifest::{EntryIndex, Kind};
 use crate::origin::Class;
 use scripted::{Act, ScriptedOrigin, TestFile, TestTree, file};
 
+mod changes;
 mod faults;
 mod finish;
 mod hydrate;
+mod model;
 mod restart;
 mod scripted;
 mod waiting;
@@ -33,8 +36,20 @@ struct Bench {
     tree: Arc<TestTree>,
     origin: Arc<ScriptedOrigin>,
     replica: Arc<Replica>,
+    /// How its directory is opened.
+    layout: fn(&Path) -> Layout,
+    /// Whether it fetches everything, once it is opened again.
+    hydrate: bool,
     /// Makes the disk say, the next time it is asked, that it lost something.
     disk_loses: Arc<AtomicBool>,
+}
+
+fn view(at: &Path) -> Layout {
+    Layout::view_in(at).unwrap()
+}
+
+fn writable(at: &Path) -> Layout {
+    Layout::clone_at(at).unwrap()
 }
 
 impl Drop for Bench {
@@ -54,19 +69,30 @@ impl Bench {
     }
 
     fn with(files: &[TestFile], when_gone: WhenGone, filesystem: &str) -> Self {
+        Self::of(files, when_gone, filesystem, view)
+    }
+
+    /// A replica that can be written to.
+    fn writable(files: &[TestFile], filesystem: &str) -> Self {
+        Self::of(files, WhenGone::Fail, filesystem, writable)
+    }
+
+    fn of(files: &[TestFile], when_gone: WhenGone, filesystem: &str, layout: fn(&Path) -> Layout) -> Self {
         let directory = tempfile::tempdir_in(filesystem).unwrap();
         let tree = TestTree::new(files);
         let origin = ScriptedOrigin::new(&tree);
         let disk_loses = Arc::default();
-        let replica = open(directory.path(), &tree, &origin, when_gone, &disk_loses);
-        Self { directory, tree, origin, replica, disk_loses }
+        let config = ReplicaConfig { when_gone, ..ReplicaConfig::new(layout(directory.path())) };
+        let replica = open_with(config, &tree, &origin, &disk_loses);
+        Self { directory, tree, origin, replica, layout, hydrate: false, disk_loses }
     }
 
     async fn reopened(mut self) -> Self {
         self.replica.close().await;
         let when_gone = self.replica.engine.when_gone;
-        let replica = open(self.directory.path(), &self.tree, &self.origin, when_gone, &self.disk_loses);
-        self.replica = replica;
+        let layout = (self.layout)(self.directory.path());
+        let config = ReplicaConfig { when_gone, hydrate: self.hydrate, ..ReplicaConfig::new(layout) };
+        self.replica = open_with(config, &self.tree, &self.origin, &self.disk_loses);
         self
     }
 
@@ -116,7 +142,16 @@ fn open(
     when_gone: WhenGone,
     disk_loses: &Arc<AtomicBool>,
 ) -> Arc<Replica> {
-    let config = ReplicaConfig { when_gone, ..ReplicaConfig::new(Layout::view_in(at).unwrap()) };
+    let config = ReplicaConfig { when_gone, ..ReplicaConfig::new(view(at)) };
+    open_with(config, tree, origin, disk_loses)
+}
+
+fn open_with(
+    config: ReplicaConfig,
+    tree: &TestTree,
+    origin: &Arc<ScriptedOrigin>,
+    disk_loses: &Arc<AtomicBool>,
+) -> Arc<Replica> {
     let loses = disk_loses.clone();
     let sync = Box::new(move |_: BorrowedFd<'_>| match loses.swap(false, Relaxed) {
         true => Err(Errno::IO),

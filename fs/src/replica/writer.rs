@@ -108,17 +108,20 @@ impl Writer {
                     }
                 }
             };
-            match store(engine, &job) {
+            let stored = store(engine, &job);
+            engine.flusher.ask_if_full();
+            match stored {
                 Ok(()) => {
                     drop(job);
                     self.stored();
                 }
-                Err((written, StoreError::System(errno))) => self.refused(engine, job, written, errno),
+                Err((from, StoreError::System(errno))) => self.refused(engine, job, from, errno),
                 // What is in the way of one file says nothing about the disk, and stays in its way.
                 Err((_, error @ StoreError::Foreign(_))) => {
                     engine.report(&job.inode, &format!("it cannot be kept: {error}"));
                     job.inode.lock().dropped(job.blocks);
                 }
+                Err((_, StoreError::Removed)) => job.inode.lock().dropped(job.blocks),
             }
         }
         engine.changed();
@@ -139,14 +142,12 @@ impl Writer {
         again.into_iter().for_each(|job| self.push(job));
     }
 
-    /// Keeps what could not be written, as far as there is room for it.
-    fn refused(&self, engine: &Engine, mut job: Job, written: usize, errno: Errno) {
+    /// Keeps what could not be written, the blocks of the job from `from` on, as far as there is room for it.
+    fn refused(&self, engine: &Engine, mut job: Job, from: u64, errno: Errno) {
         engine.counters.error(format!("the disk refuses what is fetched: {errno}"));
-        let blocks = written as u64 / BLOCK_BYTES;
+        let blocks = from - job.blocks.start;
         if blocks > 0 {
-            let stored = job.blocks.start..job.blocks.start + blocks;
-            engine.blocks_stored(&job.inode, stored.clone());
-            job.blocks.start = stored.end;
+            job.blocks.start = from;
             job.bytes = job.bytes.slice((blocks * BLOCK_BYTES) as usize..);
             drop(job.lease.split(blocks * BLOCK_BYTES));
         }
@@ -169,11 +170,21 @@ impl Writer {
     }
 }
 
-/// Writes a job's blocks; on an error, tells how many bytes were written before it.
-fn store(engine: &Engine, job: &Job) -> Result<(), (usize, StoreError)> {
-    let file = engine.file_for_writing(&job.inode).map_err(|error| (0, error))?;
-    let offset = BlockIndex(job.blocks.start).offset();
-    write_at(&file, &job.bytes, offset).map_err(|(written, errno)| (written, errno.into()))?;
-    engine.blocks_stored(&job.inode, job.blocks.clone());
+/// Writes those of a job's blocks that are still wanted; on an error, tells from which block on they were not written.
+fn store(engine: &Engine, job: &Job) -> Result<(), (u64, StoreError)> {
+    let _data = lock(&job.inode.data);
+    let wanted = job.inode.lock().held(job.blocks.clone());
+    for run in wanted {
+        let file = engine.file_for_writing(&job.inode).map_err(|error| (run.start, error))?;
+        let offset = BlockIndex(run.start).offset();
+        let at = |block| ((block - job.blocks.start) * BLOCK_BYTES) as usize;
+        let bytes = &job.bytes[at(run.start)..at(run.end).min(job.bytes.len())];
+        if let Err((written, errno)) = write_at(&file, bytes, offset) {
+            let from = run.start + written as u64 / BLOCK_BYTES;
+            engine.blocks_stored(&job.inode, run.start..from);
+            return Err((from, errno.into()));
+        }
+        engine.blocks_stored(&job.inode, run);
+    }
     Ok(())
 }

@@ -286,7 +286,7 @@ async fn another_snapshot_does_not_mix_with_this_one() {
 
 /// Mounts a tmpfs of so many bytes that only this test sees, and that goes with it, however it ends.
 #[expect(unsafe_code, reason = "a mount namespace for one thread")]
-fn small_disk(at: &Path, bytes: u64) -> Result<(), rustix::io::Errno> {
+pub(super) fn small_disk(at: &Path, bytes: u64) -> Result<(), rustix::io::Errno> {
     use rustix::mount::{MountFlags, MountPropagationFlags};
     // SAFETY: only this thread, and the threads it starts from here on, leave the file system context they shared.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
@@ -389,13 +389,13 @@ async fn memory_stays_bounded_while_the_disk_is_slow() {
     };
     let replica = Replica::open(config, tree.manifest.clone(), origin, Handle::current()).unwrap();
     let large = tree.index("large");
-    let inode = replica.engine.inode(large).unwrap();
+    let inode = replica.engine.inode(large.into()).unwrap();
     replica.read(large, 0, 1).await.unwrap();
     replica.idle().await;
     // Nothing can be written while somebody else holds the file's place on the disk.
     let (mut most, mut stuck) = (0, 0);
     for at in (0..64 * MIB).step_by(256 * 1024) {
-        let held = (at / MIB).is_multiple_of(8).then(|| inode.disk.lock().unwrap());
+        let held = (at / MIB).is_multiple_of(8).then(|| inode.data.lock().unwrap());
         inode.lock().file = None;
         let mut read = Box::pin(replica.read(large, at, 256 * 1024));
         let bytes = if held.is_some() {

@@ -1,0 +1,171 @@
+//! What lies on the disk of one inode: looking at it, opening it, making it. Everything here may block.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+
+use super::block_set::BlockSet;
+use super::engine::Engine;
+use super::extents::blocks_on_disk;
+use super::inode::{Found, Inode};
+use super::ledger::Ledger;
+use super::lock;
+use super::state::{self, State, Stated};
+use super::store::{StoreError, to_errno};
+use crate::digest::{BLOCK_BYTES, block_count};
+use crate::manifest::Entry;
+
+impl Engine {
+    /// Reads an inode's extent map, unless that has been done. Must come before anything else is done with its blocks.
+    pub(super) fn load(&self, inode: &Arc<Inode>) -> Result<(), StoreError> {
+        loop {
+            let ledger = self.ledger();
+            // A new ledger is true once what was lost is gone.
+            drop(lock(&self.losing));
+            let _data = lock(&inode.data);
+            if self.generation() != ledger.generation {
+                continue;
+            }
+            if inode.lock().is_loaded(ledger.generation) {
+                return Ok(());
+            }
+            let found = self.look(inode, &ledger)?;
+            inode.lock().load(inode, found, ledger);
+            return Ok(());
+        }
+    }
+
+    fn look(&self, inode: &Arc<Inode>, ledger: &Ledger) -> Result<Found, StoreError> {
+        if self.is_forgotten(inode.index) {
+            return Err(StoreError::Removed);
+        }
+        let held = inode.lock().file.clone();
+        let opened = match held {
+            Some(file) => Ok(Some(file)),
+            None => self.open(inode).map(|file| file.map(|file| self.descriptors.open(inode, file))),
+        };
+        match opened {
+            Ok(Some(file)) => self.look_at(inode, &file, ledger),
+            Ok(None) => self.not_there_yet(inode),
+            // Its own user may not even read it.
+            Err(StoreError::System(Errno::ACCESS)) => self.look_at_closed(inode),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn look_at(&self, inode: &Inode, file: &File, ledger: &Ledger) -> Result<Found, StoreError> {
+        let size = self.length(inode, file)?;
+        let state = match state::get(file)? {
+            Stated::Nothing => return Ok(ordinary(size)),
+            Stated::Unfinished(state) => state,
+            Stated::Unknown => return Err(StoreError::Foreign("its state cannot be read")),
+        };
+        if !self.is_of(inode, &state) {
+            return Err(StoreError::Foreign("it belongs to another entry"));
+        }
+        // A crash came between cutting it and noting that.
+        let remote = if size < state.remote_bytes { size - size % BLOCK_BYTES } else { state.remote_bytes };
+        let blocks = block_count(remote);
+        let present = if self.distrusted.is_set(inode.index) {
+            BlockSet::empty(blocks)
+        } else if ledger.is_complete(inode.index) && !inode.has_holes() {
+            BlockSet::full(blocks)
+        } else {
+            blocks_on_disk(file.as_fd(), remote, self.store.backing.extents).map_err(to_errno)?
+        };
+        Ok(Found { size, state: Some(state), remote, present, is_placed: true })
+    }
+
+    /// A finished file that its own user may not even read: a file gets its true mode only after its state was removed.
+    fn look_at_closed(&self, inode: &Inode) -> Result<Found, StoreError> {
+        let file = self.places.open(inode.key, OFlags::PATH)?.ok_or(Errno::NOENT)?;
+        Ok(ordinary(self.length(inode, &file)?))
+    }
+
+    fn length(&self, inode: &Inode, file: &File) -> Result<u64, StoreError> {
+        let stat = rustix::fs::fstat(file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(StoreError::Foreign("it is no regular file"));
+        }
+        let size = stat.st_size.cast_unsigned();
+        if size != inode.origin_bytes && !self.places.is_writable(inode.key) {
+            return Err(StoreError::Foreign("it has another size"));
+        }
+        Ok(size)
+    }
+
+    /// True when a file's state is one that the inode's file can have.
+    fn is_of(&self, inode: &Inode, state: &State) -> bool {
+        let Some(entry) = self.manifest.entry(inode.index) else {
+            return state.index.is_none() && state.remote_bytes == 0;
+        };
+        if !self.places.is_writable(inode.key) {
+            return *state == State::of(&entry, entry.mode());
+        }
+        let remote = state.remote_bytes;
+        let is_cut = remote < entry.size() && remote.is_multiple_of(BLOCK_BYTES);
+        state.index == Some(inode.index) && (remote == entry.size() || is_cut)
+    }
+
+    fn not_there_yet(&self, inode: &Inode) -> Result<Found, StoreError> {
+        let entry = self.entry(inode)?;
+        let (size, present) = (entry.size(), BlockSet::empty(block_count(entry.size())));
+        let state = Some(State::of(&entry, entry.mode()));
+        Ok(Found { size, state, remote: size, present, is_placed: false })
+    }
+
+    fn entry(&self, inode: &Inode) -> Result<Entry<'_>, StoreError> {
+        self.manifest.entry(inode.index).ok_or(StoreError::System(Errno::NOENT))
+    }
+
+    /// Opens the inode's file without looking at its blocks; `None` when it is not there yet.
+    ///
+    /// An unfinished file can always be written. An ordinary one has its true mode, which may forbid that to its own
+    /// user; where it forbids even reading, the error is [`Errno::ACCESS`].
+    fn open(&self, inode: &Inode) -> Result<Option<File>, StoreError> {
+        match self.places.open(inode.key, OFlags::RDWR) {
+            Err(StoreError::System(Errno::ACCESS)) => self.places.open(inode.key, OFlags::RDONLY),
+            opened => opened,
+        }
+    }
+
+    /// The inode's file, opened if need be; `None` when it is not there.
+    pub(super) fn file(&self, inode: &Arc<Inode>) -> Result<Option<Arc<File>>, StoreError> {
+        inode.file_used.store(true, Relaxed);
+        if let Some(file) = &inode.lock().file {
+            return Ok(Some(file.clone()));
+        }
+        Ok(self.open(inode)?.map(|file| self.descriptors.open(inode, file)))
+    }
+
+    /// The inode's file, made if need be. The inode's `data` is held.
+    pub(super) fn file_for_writing(&self, inode: &Arc<Inode>) -> Result<Arc<File>, StoreError> {
+        if let Some(file) = self.file(inode)? {
+            return Ok(file);
+        }
+        let made = match inode.is_removed.load(Relaxed) {
+            false => self.places.make(inode.key)?,
+            true => {
+                let entry = self.entry(inode)?;
+                self.store.make_unnamed(&State::of(&entry, entry.mode()), entry.size())?
+            }
+        };
+        let stated = state::get(&made)?;
+        let file = self.descriptors.open(inode, made);
+        let mut blocks = inode.lock();
+        blocks.is_placed = true;
+        if let Stated::Unfinished(state) = stated {
+            blocks.state = Some(state);
+        }
+        Ok(file)
+    }
+}
+
+/// An ordinary file: everything about it is local.
+fn ordinary(size: u64) -> Found {
+    Found { size, state: None, remote: 0, present: BlockSet::empty(0), is_placed: true }
+}
