@@ -197,6 +197,8 @@ install_binary() {
         die "$prefix/bin is not writable for $(id -un)" "Choose another place with --prefix DIR, or run as root."
     fi
     install -m 755 "$built" "$prefix/bin/.twinshare.new"
+    # Two thirds of it are line numbers for developers, who have them in the build; without strip they stay.
+    strip --strip-debug "$prefix/bin/.twinshare.new" 2>/dev/null || true
     mv -f "$prefix/bin/.twinshare.new" "$prefix/bin/twinshare"
     say "installed $prefix/bin/twinshare ($("$prefix/bin/twinshare" --version))"
     if "$prefix/bin/twinshare" p2p status >/dev/null 2>&1; then
