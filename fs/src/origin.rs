@@ -191,7 +191,7 @@ pub enum Availability {
     Reachable,
     /// Nothing has been heard since the instant.
     Gone {
-        /// When it was noticed.
+        /// When it was last heard, or at the latest when it was noticed: patience with it is counted from here.
         since: tokio::time::Instant,
         /// What was noticed, for people.
         why: String,

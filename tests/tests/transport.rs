@@ -150,8 +150,13 @@ async fn everything_arrives_over_a_long_link_that_loses() {
 async fn a_link_that_swallows_everything() {
     let linked = linked(Conditions::default()).await;
     let deliveries = begin(&linked.origin()).await;
+    let swallowed = Instant::now();
     linked.relay.set_traffic(Traffic::Swallowed);
     assert_breaks(&linked.remote, deliveries).await;
+    // Noticed late, but counted from the last sign of life, give or take a question that nobody answered.
+    let availability = linked.remote.availability().borrow().clone();
+    let Availability::Gone { since, .. } = availability else { panic!("{availability:?}") };
+    assert!(since < swallowed + IDLE_MAX / 2, "gone since {:?} after the last packet", since - swallowed);
     linked.relay.set_traffic(Traffic::Flows);
     assert_back(&linked.remote).await;
 }

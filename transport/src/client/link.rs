@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::Connection;
+use quinn::{Connection, ConnectionError};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -21,6 +21,7 @@ use super::{CallError, Client, connect};
 use crate::codes::{self, CloseCode};
 use crate::identity::PeerId;
 use crate::server::canonical;
+use crate::tuning::IDLE_MAX;
 
 /// The pause after a first failure.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -197,12 +198,15 @@ async fn supervise(shared: Arc<Shared>) {
     shared.state.send_replace(State::Connecting);
     loop {
         let started = Instant::now();
-        let why = match shared.connect(&mut addresses).await {
-            Ok(connection) => shared.hold(connection, &mut addresses).await,
-            Err(why) => why,
+        let (why, since) = match shared.connect(&mut addresses).await {
+            Ok(connection) => {
+                let end = shared.hold(connection, &mut addresses).await;
+                (codes::connection_lost(&end), unheard_since(&end))
+            }
+            Err(why) => (why, Instant::now()),
         };
         failures += 1;
-        shared.gone(why, failures);
+        shared.gone(why, since, failures);
         if started.elapsed() >= STABLE {
             pause = PAUSE_MIN;
         }
@@ -211,6 +215,22 @@ async fn supervise(shared: Arc<Shared>) {
             _ = addresses.changed() => pause = PAUSE_MIN,
             () = shared.hurried.notified() => {}
         }
+    }
+}
+
+/// Since when nothing had been heard on a connection that ended so, at the latest: silence ends one only after
+/// [`IDLE_MAX`], and the time a reader waits is counted from its beginning.
+fn unheard_since(end: &ConnectionError) -> Instant {
+    let now = Instant::now();
+    match end {
+        ConnectionError::TimedOut => now.checked_sub(IDLE_MAX).unwrap_or(now),
+        ConnectionError::VersionMismatch
+        | ConnectionError::TransportError(_)
+        | ConnectionError::ConnectionClosed(_)
+        | ConnectionError::ApplicationClosed(_)
+        | ConnectionError::Reset
+        | ConnectionError::LocallyClosed
+        | ConnectionError::CidsExhausted => now,
     }
 }
 
@@ -229,11 +249,11 @@ impl Shared {
         &self,
         mut connection: Connection,
         addresses: &mut watch::Receiver<Vec<SocketAddr>>,
-    ) -> CallError {
+    ) -> ConnectionError {
         loop {
             self.reachable(&connection);
             tokio::select! {
-                error = connection.closed() => return codes::connection_lost(&error),
+                end = connection.closed() => return end,
                 // Requests under way on the old one end on it; it closes with the last of them.
                 moved = self.moved(&connection, addresses) => connection = moved,
             }
@@ -274,7 +294,7 @@ impl Shared {
         }
     }
 
-    fn gone(&self, why: CallError, failures: u64) {
+    fn gone(&self, why: CallError, since: Instant, failures: u64) {
         let text = why.to_string();
         let is_news = self.availability.send_if_modified(|availability| match availability {
             Availability::Gone { why, .. } => {
@@ -283,7 +303,7 @@ impl Shared {
                 changed
             }
             Availability::Reachable => {
-                *availability = Availability::Gone { since: Instant::now(), why: text.clone() };
+                *availability = Availability::Gone { since, why: text.clone() };
                 true
             }
         });
