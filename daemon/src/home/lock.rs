@@ -1,35 +1,54 @@
 //! The lock that keeps a home to one node, and tells others which process that is.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::{Home, HomeError};
 
+/// How long a lock is tried for that somebody holds: whoever only looks holds one too, for some microseconds.
+const LOCK_WITHIN: Duration = Duration::from_millis(100);
+
+/// How long the holder's pid is waited for, which it writes as soon as it has the lock.
+const PID_WITHIN: Duration = Duration::from_secs(1);
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(1);
+
 impl Home {
-    /// Takes the node's lock, or says which process holds it.
+    /// Takes the node's lock, or says which process holds it. Blocks, a second at worst.
     ///
     /// The lock lives until the value is dropped. A child forked without exec would share it, so fork before.
     pub fn lock(&self) -> Result<NodeLock, HomeError> {
         let path = self.lock_file();
         let disk = |source| HomeError::Disk { path: path.clone(), source };
         let mut file = open_lock(&path).map_err(disk)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(HomeError::Running { pid: read_pid(&mut file) }),
-            Err(errno) => return Err(disk(errno.into())),
+        let began = Instant::now();
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if began.elapsed() < LOCK_WITHIN => thread::sleep(PAUSE),
+                Err(Errno::WOULDBLOCK) => match (read_pid(&mut file).map_err(disk)?, began.elapsed()) {
+                    (0, waited) if waited < PID_WITHIN => thread::sleep(PAUSE),
+                    (pid, _) => return Err(HomeError::Running { pid }),
+                },
+                Err(errno) => return Err(disk(errno.into())),
+            }
         }
         file.set_len(0)
+            .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()))
             .map_err(disk)?;
-        Ok(NodeLock { _file: file })
+        Ok(NodeLock { file })
     }
 
-    /// The process of the running node, if there is one.
+    /// The process of the running node, if there is one. Blocks, a second at worst.
     pub fn running(&self) -> Result<Option<u32>, HomeError> {
         let path = self.lock_file();
         let disk = |source| HomeError::Disk { path: path.clone(), source };
@@ -38,11 +57,17 @@ impl Home {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(disk(error)),
         };
-        // A shared lock, held for an instant, fails exactly when a node holds the exclusive one.
-        match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(None),
-            Err(Errno::WOULDBLOCK) => Ok(Some(read_pid(&mut file))),
-            Err(errno) => Err(disk(errno.into())),
+        let began = Instant::now();
+        loop {
+            // A shared lock, held for an instant, fails exactly when a node holds the exclusive one.
+            match flock(&file, FlockOperation::NonBlockingLockShared) {
+                Ok(()) => return Ok(None),
+                Err(Errno::WOULDBLOCK) => match (read_pid(&mut file).map_err(disk)?, began.elapsed()) {
+                    (0, waited) if waited < PID_WITHIN => thread::sleep(PAUSE),
+                    (pid, _) => return Ok(Some(pid)),
+                },
+                Err(errno) => return Err(disk(errno.into())),
+            }
         }
     }
 }
@@ -50,7 +75,14 @@ impl Home {
 /// Proof that this process is the home's only node.
 #[derive(Debug)]
 pub struct NodeLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for NodeLock {
+    fn drop(&mut self) {
+        // The next holder is not to be taken for this one. What is left by a crash goes when the lock is next taken.
+        let _ = self.file.set_len(0);
+    }
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
@@ -58,10 +90,11 @@ fn open_lock(path: &Path) -> io::Result<File> {
 }
 
 /// The pid in a lock file; 0 in the instant before its owner has written it.
-fn read_pid(file: &mut File) -> u32 {
+fn read_pid(file: &mut File) -> io::Result<u32> {
     let mut text = String::new();
-    let read = file.take(16).read_to_string(&mut text);
-    read.ok().and_then(|_| text.trim().parse().ok()).unwrap_or(0)
+    file.rewind()?;
+    file.take(16).read_to_string(&mut text)?;
+    Ok(text.trim().parse().unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -81,5 +114,27 @@ mod tests {
         drop(lock);
         assert_eq!(home.running().unwrap(), None);
         drop(home.lock().unwrap());
+    }
+
+    /// Whoever looks holds a lock for an instant too, and the file is empty for one.
+    #[test]
+    fn those_who_look_are_in_nobodys_way_and_are_told_the_pid() {
+        let base = tempfile::tempdir().unwrap();
+        let home = Home::isolated(base.path());
+        home.prepare().unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        assert_ne!(home.running().unwrap(), Some(0));
+                    }
+                });
+            }
+            let locked: Vec<_> = (0..500).map(|_| home.lock().map(drop)).collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            let refused: Vec<_> = locked.into_iter().filter_map(Result::err).collect();
+            assert!(refused.is_empty(), "{} of 500: {refused:?}", refused.len());
+        });
     }
 }
