@@ -13,7 +13,7 @@ use twinshare_fs::fuse::{MountError, MountOptions, MountedRoot, UnmountError};
 use twinshare_fs::manifest::{self, Arrival, EntryIndex, FetchError, LeftOut, Manifest};
 use twinshare_fs::origin::{Availability, OriginError};
 use twinshare_fs::replica::layout::LayoutError;
-use twinshare_fs::replica::{Layout, Replica, ReplicaConfig, ReplicaError};
+use twinshare_fs::replica::{Layout, Replica, ReplicaConfig, ReplicaError, ReplicaStatus};
 use twinshare_transport::client::Remote;
 
 use super::control::{Failure, Report};
@@ -129,15 +129,20 @@ impl Served {
         Report {
             id: self.spec.id.clone(),
             left_out: self.left_out().clone(),
-            progress: ReplicaProgress {
-                files_total: status.files.total,
-                files_resident: status.files.resident,
-                bytes_total: status.bytes.total,
-                bytes_resident: status.bytes.resident,
-                bytes_fetched: status.fetched.demand + status.fetched.read_ahead + status.fetched.bulk,
-                availability,
-            },
+            progress: progress(&status, availability),
         }
+    }
+}
+
+fn progress(status: &ReplicaStatus, availability: wire::Availability) -> ReplicaProgress {
+    let counted = |number: u64| status.counted.then_some(number);
+    ReplicaProgress {
+        files_total: counted(status.files.total),
+        files_resident: counted(status.files.resident),
+        bytes_total: status.bytes.total,
+        bytes_resident: counted(status.bytes.resident),
+        bytes_fetched: status.fetched.demand + status.fetched.read_ahead + status.fetched.bulk,
+        availability,
     }
 }
 

@@ -158,8 +158,11 @@ pub(super) fn state(state: ReplicaState) -> &'static str {
 /// `12 MB of 1.2 GB (1 %)`; empty if nobody knows.
 pub(super) fn here_of_all(replica: &Replica) -> String {
     let Some(progress) = &replica.progress else { return String::new() };
-    let (here, all) = (progress.bytes_resident, progress.bytes_total);
-    format!("{} of {} ({} %)", bytes(here), bytes(all), per_cent(here, all))
+    let all = progress.bytes_total;
+    match progress.bytes_resident {
+        Some(here) => format!("{} of {} ({} %)", bytes(here), bytes(all), per_cent(here, all)),
+        None => format!("counting, of {}", bytes(all)),
+    }
 }
 
 #[cfg(test)]

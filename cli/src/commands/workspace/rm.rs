@@ -91,8 +91,8 @@ impl Rm {
 
 /// What a clone holds of its origin, as the user is asked and told about it.
 fn fetched(clone: &Replica) -> String {
-    match &clone.progress {
-        Some(progress) => format!("what was fetched of it ({})", bytes(progress.bytes_resident)),
+    match clone.progress.as_ref().and_then(|progress| progress.bytes_resident) {
+        Some(resident) => format!("what was fetched of it ({})", bytes(resident)),
         None => "what was fetched of it".to_owned(),
     }
 }

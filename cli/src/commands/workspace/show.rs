@@ -88,10 +88,9 @@ fn people_replica(replica: &Replica) -> Result<()> {
         Availability::Gone => "does not answer; what is here stays readable",
     };
     line(format!("peer           {peer}"))?;
-    let files = format!("{} of {} files", progress.files_resident, progress.files_total);
-    line(format!(
-        "here           {}, {files}; fetched {}",
-        here_of_all(replica),
-        bytes(progress.bytes_fetched)
-    ))
+    let files = match (progress.files_resident, progress.files_total) {
+        (Some(here), Some(all)) => format!(", {here} of {all} files"),
+        _ => String::new(),
+    };
+    line(format!("here           {}{files}; fetched {}", here_of_all(replica), bytes(progress.bytes_fetched)))
 }

@@ -129,17 +129,18 @@ pub struct ReplicaRoot {
     pub local: String,
 }
 
-/// How much of a replica is here.
+/// How much of a replica is here. What is counted after each start of its process is `null` until it has been: for a
+/// moment, and as long as the list of files still arrives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReplicaProgress {
-    /// Regular files in the snapshot.
-    pub files_total: u64,
-    /// Files of which every block is here.
-    pub files_resident: u64,
+    /// Regular files in the snapshot; `null` while they are counted.
+    pub files_total: Option<u64>,
+    /// Files of which every block is here; `null` while they are counted.
+    pub files_resident: Option<u64>,
     /// Bytes in the snapshot's files.
     pub bytes_total: u64,
-    /// Bytes that are here, verified.
-    pub bytes_resident: u64,
+    /// Bytes that are here, verified; `null` while they are counted.
+    pub bytes_resident: Option<u64>,
     /// Bytes of content that came from the peer since the replica's process started.
     pub bytes_fetched: u64,
     /// Whether the peer answers.
