@@ -48,9 +48,8 @@ impl Replicas {
     pub(super) fn remove_when_left(&self, spec: Spec) {
         let (home, supervisor) = (self.home.clone(), self.supervisor.clone());
         tokio::spawn(async move {
-            if spec.kind == ReplicaKind::View {
-                place::remove_mount_point(&spec);
-            }
+            // Nothing of it before that, not even the mount point: the kernel takes every copy away that lies on a directory
+            // when that is removed (`detach_mounts` in `fs/namespace.c`).
             while supervisor.detach(&spec).await != Ok(Stopped::Over) {
                 tokio::time::sleep(LEFT_POLL).await;
             }

@@ -129,7 +129,7 @@ pub(super) fn remove(home: &Home, spec: &Spec) -> io::Result<()> {
 }
 
 /// Removes the mount point where the node made it and nobody has put something into it.
-pub(super) fn remove_mount_point(spec: &Spec) {
+fn remove_mount_point(spec: &Spec) {
     if spec.made_mount_point {
         let _ = fs::remove_dir(&spec.mount_point);
     }

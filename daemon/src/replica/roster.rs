@@ -23,14 +23,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::Failure;
 
-/// How long an order to detach waits for the end of what was unmounted. Without copies of the mount it comes at once,
-/// apart from what is still being written.
+/// How long an order to detach waits for the end of what was unmounted. It comes at once, apart from what is still being
+/// written; where copies of the mount are seen, it is not waited for.
 const LEFT_WITHIN: Duration = Duration::from_secs(5);
 
 /// A replica that is served.
 pub(super) trait Life: Send + Sync + 'static {
     /// Unmounts it, plainly; asked again, it goes on where it stopped. Fails while somebody uses it.
     fn unmount(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// True when it is mounted elsewhere too, and will be served there after [`unmount`](Self::unmount).
+    fn is_copied(&self) -> impl Future<Output = bool> + Send;
 
     /// Returns when nothing of it is mounted any more, here or in copies, and its directory is let go of. Somebody
     /// may also have unmounted it by hand.
@@ -175,9 +178,10 @@ impl<L: Life> Roster<L> {
 
     async fn leave(&self, id: &str, life: Arc<L>) -> Result<(), Failure> {
         life.unmount().await?;
+        let within = if life.is_copied().await { Duration::ZERO } else { LEFT_WITHIN };
         let mut slots = self.slots.subscribe();
         let gone = slots.wait_for(|slots| !slots.contains_key(id));
-        if tokio::time::timeout(LEFT_WITHIN, gone).await.is_ok() {
+        if tokio::time::timeout(within, gone).await.is_ok() {
             return Ok(());
         }
         let is_left = self.slots.send_if_modified(|slots| match slots.get_mut(id) {

@@ -163,6 +163,12 @@ impl Life for Served {
         Ok(())
     }
 
+    async fn is_copied(&self) -> bool {
+        let mounts = self.mounts.clone();
+        let look = move || mounts.iter().any(|mount| mount.is_copied());
+        tokio::task::spawn_blocking(look).await.unwrap_or(false)
+    }
+
     /// When the workspace has been unmounted, here or by hand, its companions follow as soon as nobody uses them.
     async fn over(&self) {
         if let Some(workspace) = self.mounts.first() {

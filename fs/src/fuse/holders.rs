@@ -2,6 +2,7 @@
 //!
 //! Best effort: processes of other users show nothing, and processes in other mount namespaces name other paths.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::mountinfo::{Mounted, mount_id};
+use super::mountinfo::{Device, Mounted, mount_id};
 
 /// Processes named at most; a person closes a few programs and tries again.
 pub(super) const HOLDERS_MAX: usize = 8;
@@ -45,7 +46,7 @@ pub enum HeldBy {
     OpenFile,
     /// It has a file mapped.
     MappedFile,
-    /// It runs where a copy of the mount is: in a sandbox or a container.
+    /// It uses a copy of the mount where it runs: in a sandbox or a container.
     Copy,
 }
 
@@ -99,9 +100,24 @@ fn use_of(process: &Path, mount: &Mounted) -> Option<(HeldBy, PathBuf)> {
 /// beneath the mount and has the same one.
 fn used(link: &Path, mount: &Mounted) -> Option<PathBuf> {
     let path = below(&fs::read_link(link).ok()?, mount)?;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(link, flags, Mode::empty()).ok()?;
-    (mount_id(&opened)? == mount.id).then_some(path)
+    (lies_on(link)? == mount.id).then_some(path)
+}
+
+/// True when the process uses one of the mounts `ids`, which show the file system `device`. By what path does not matter:
+/// in another mount namespace, names lead elsewhere.
+pub(super) fn uses_any(process: &Path, ids: &HashSet<u64>, device: Device) -> bool {
+    let uses = |link: &Path| lies_on(link).is_some_and(|id| ids.contains(&id));
+    let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|file| file.path());
+    ["cwd", "root", "exe"].iter().any(|name| uses(&process.join(name)))
+        // Sockets, pipes and the like have no path.
+        || files.filter(|file| fs::read_link(file).is_ok_and(|path| path.is_absolute())).any(|file| uses(&file))
+        || maps(process, device).is_some_and(|maps| !maps.is_empty())
+}
+
+/// The mount on which what a link of `/proc` leads to lies.
+fn lies_on(link: &Path) -> Option<u64> {
+    let opened = rustix::fs::open(link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    mount_id(&opened)
 }
 
 fn open_file(process: &Path, mount: &Mounted) -> Option<PathBuf> {
@@ -110,10 +126,15 @@ fn open_file(process: &Path, mount: &Mounted) -> Option<PathBuf> {
 }
 
 fn mapped_file(process: &Path, mount: &Mounted) -> Option<PathBuf> {
+    maps(process, mount.device)?.iter().find_map(|line| below(mapped_path(line)?, mount))
+}
+
+/// The lines of a process's `maps` that show files of the device.
+fn maps(process: &Path, device: Device) -> Option<Vec<Vec<u8>>> {
     let maps = fs::read(process.join("maps")).ok()?;
-    let device = format!(" {:02x}:{:02x} ", mount.device.major, mount.device.minor);
-    let on_mount = |line: &&[u8]| line.windows(device.len()).any(|part| part == device.as_bytes());
-    maps.split(|byte| *byte == b'\n').filter(on_mount).find_map(|line| below(mapped_path(line)?, mount))
+    let device = format!(" {:02x}:{:02x} ", device.major, device.minor);
+    let on_device = |line: &&[u8]| line.windows(device.len()).any(|part| part == device.as_bytes());
+    Some(maps.split(|byte| *byte == b'\n').filter(on_device).map(<[u8]>::to_owned).collect())
 }
 
 /// The path in a line of `maps`: `start-end perms offset device inode   path`.
@@ -129,7 +150,6 @@ fn below(path: &Path, mount: &Mounted) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuse::mountinfo::Device;
 
     #[test]
     fn this_process_holds_what_it_has_open() {
@@ -142,6 +162,9 @@ mod tests {
         let own = found.iter().find(|holder| holder.pid == std::process::id()).unwrap();
         assert_eq!((own.by, own.path.as_path()), (HeldBy::OpenFile, Path::new("x")));
         assert_eq!(holders(&Mounted { id: mount.id + 1_000_000, ..mount.clone() }), []);
+        let nowhere = Device { major: 4000, minor: 4000 };
+        let uses = |id| uses_any(Path::new("/proc/self"), &HashSet::from([id]), nowhere);
+        assert!(uses(mount.id) && !uses(mount.id + 1_000_000));
         drop(file);
         assert_eq!(holders(&mount), []);
     }

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::adapter::Adapter;
-use super::copies::copies;
+use super::copies::{copies, is_copied};
 use super::direct::{DEVICE, Spec, open_device};
 use super::fusermount::FusermountError;
 use super::holders::{Holder, holders};
@@ -166,7 +166,7 @@ impl MountedRoot {
     ///
     /// # Errors
     /// [`UnmountError::Busy`] names who uses it, as far as that can be seen; it is still mounted and served then. Those
-    /// who run where a copy of the mount would stay, in a sandbox or a container, count as users.
+    /// who use a copy of the mount that would stay, in a sandbox or a container, count as users.
     pub fn unmount(&self) -> Result<(), UnmountError> {
         let elsewhere = copies(&self.mount);
         if !elsewhere.is_empty() {
@@ -180,6 +180,12 @@ impl MountedRoot {
         let mut users = copies(&self.mount);
         users.extend(holders(&self.mount));
         users
+    }
+
+    /// True when a copy of it is in another mount namespace, as far as that can be seen. Blocks for a look at all
+    /// processes.
+    pub fn is_copied(&self) -> bool {
+        is_copied(self.mount.device)
     }
 
     /// Waits until the kernel has ended the session: the mount and all its copies are gone, or it has died. Cancel

@@ -1,7 +1,10 @@
 //! Mounts as their processes see them: made twice at once, given up half made, unmounted under a running program, and
 //! left by a process that dies.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
@@ -178,6 +181,66 @@ fn a_process_that_dies_costs_no_view() -> Result<()> {
             pair.ben.run(&["unmount", &at(name)])?;
         }
         ensure!(pair.mounted()?.is_empty());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_dead_mount_is_repaired_as_soon_as_nobody_is_in_it() -> Result<()> {
+    pair(Rate::Mbit(200), Who::Root, |pair| {
+        pair.share("project", 10)?;
+        pair.ben.run(&["workspace", "clone", "project", "/home/there"])?;
+        let inside = pair.ben.program("sleep").arg("300").dir("/home/there").start()?;
+        let pid = pair.processes("twinshare replica ")?.into_iter().next().context("no process")?;
+        pair.ben.host().program("kill").args(["-KILL", &pid]).run(BOUND)?.success()?;
+        // Long enough for a pause that doubles to be longer than anybody waits.
+        ensure!(!inside.ended_within(Duration::from_secs(12))?, "it was not to end: {}", inside.said());
+        let shown = pair.ben.run(&["workspace", "show", "/home/there"])?;
+        ensure!(shown.contains("in use by sleep"), "{shown}");
+        drop(inside);
+        let left = Instant::now();
+        wait::until_true("the mount to be repaired", BOUND, || pair.is_readable("/home/there"))?;
+        // A second, and a loaded machine.
+        ensure!(left.elapsed() < Duration::from_secs(4), "it took {:?}", left.elapsed());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_copy_that_nobody_uses_is_in_nobodys_way_and_is_served() -> Result<()> {
+    pair(Rate::Mbit(200), Who::Root, |pair| {
+        pair.share("project", 10)?;
+        let elsewhere = |directory: &str| {
+            let script = format!("cd {directory} && echo there && exec sleep 300");
+            let unshare = ["--mount", "--propagation", "private", "sh", "-c", &script];
+            let started = pair.ben.host().program("unshare").args(unshare).start()?;
+            wait::until_true("a mount namespace", BOUND, || Ok(started.stdout()?.starts_with(b"there")))?;
+            Ok::<_, anyhow::Error>(started)
+        };
+        for (make, end) in [
+            (&["mount"][..], &["unmount", "/home/there"][..]),
+            (&["workspace", "clone"], &["workspace", "rm", "--yes", "/home/there"]),
+        ] {
+            pair.ben.run(&[make, &["project", "/home/there"]].concat())?;
+            let idle = elsewhere("/")?;
+            let inside = pair.processes("sleep 300")?.pop().context("no process")?;
+            let busy = elsewhere("/home/there")?;
+            let refused = pair.ben.twinshare(end).run(BOUND)?.failure()?;
+            ensure!(refused.contains("in use by sleep"), "{refused}");
+            drop(busy);
+            pair.ben.run(end)?;
+            ensure!(pair.mounted()?.is_empty(), "{:?} is mounted", pair.mounted()?);
+            let read = ["--target", &inside, "--mount", "cat", "/home/there/cold"];
+            let read = pair.ben.host().program("nsenter").args(read).run(BOUND)?;
+            ensure!(read.stdout == noise(1 << 20, 5), "the copy is not served: {}", read.told());
+            drop(idle);
+            wait::until_true("the process to end", BOUND, || {
+                Ok(pair.processes("twinshare replica ")?.is_empty())
+            })?;
+            wait::until_true("the mount point to be removed", BOUND, || {
+                Ok(!pair.ben.host().path("/home/there").exists())
+            })?;
+        }
         Ok(())
     })
 }

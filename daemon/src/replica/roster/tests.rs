@@ -66,6 +66,10 @@ impl Life for Paper {
         Ok(())
     }
 
+    async fn is_copied(&self) -> bool {
+        self.0.0.0.borrow().copies > 0
+    }
+
     async fn over(&self) {
         let mut mount = self.0.0.0.subscribe();
         let _ = mount.wait_for(|mount| !mount.mounted && mount.copies == 0).await;
