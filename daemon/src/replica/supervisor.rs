@@ -57,7 +57,7 @@ struct State {
     wanted: HashMap<String, Spec>,
     /// Those of them that are being attached now.
     starting: HashSet<String>,
-    /// Those that are tried again and again.
+    /// Those that are tried again and again until they are served.
     repaired: HashSet<String>,
     /// What keeps a wanted replica from being served.
     trouble: HashMap<String, String>,
@@ -65,6 +65,7 @@ struct State {
     deaths: HashMap<String, Vec<Instant>>,
 }
 
+#[derive(Clone, Copy)]
 struct Process {
     pid: u32,
     protocol: u32,
@@ -115,9 +116,16 @@ impl Supervisor {
         self.state().trouble.get(id).cloned()
     }
 
-    /// True while a replica is being attached.
+    /// True while a replica is being attached, or is about to be for the first time since its process ended or the node
+    /// started.
     pub(super) fn is_starting(&self, id: &str) -> bool {
-        self.state().starting.contains(id)
+        let state = self.state();
+        state.starting.contains(id) || (state.repaired.contains(id) && !state.trouble.contains_key(id))
+    }
+
+    /// True for what should be served.
+    pub(super) fn is_wanted(&self, id: &str) -> bool {
+        self.state().wanted.contains_key(id)
     }
 
     /// What the process tells about its replicas.
@@ -141,16 +149,32 @@ impl Supervisor {
     /// [`stop`](Self::stop) finds out.
     pub(super) async fn serve(&self, spec: &Spec, claim: &Claim) -> Result<(), Failure> {
         let _starting = Starting::begin(self, spec);
-        let served = self.serve_until(spec, claim.stop()).await;
-        let mut state = self.state();
-        match &served {
-            Ok(()) => drop(state.trouble.remove(&spec.id)),
-            Err(failure) => drop(state.trouble.insert(spec.id.clone(), failure.to_string())),
+        let served = self.serve_until(spec, claim.stop()).await.and_then(|pid| self.note_served(spec, pid));
+        if let Err(failure) = &served {
+            self.state().trouble.insert(spec.id.clone(), failure.to_string());
         }
         served
     }
 
-    async fn serve_until(&self, spec: &Spec, stop: &CancellationToken) -> Result<(), Failure> {
+    /// From here on the end of the process is the end of the replica. That it has ended already, nobody told those who
+    /// were attaching.
+    fn note_served(&self, spec: &Spec, pid: u32) -> Result<(), Failure> {
+        let mut state = self.state();
+        if state.processes.get(&spec.process).is_none_or(|process| process.pid != pid) {
+            let log = log_path(&self.home, &spec.process);
+            return Err(Failure::Other(format!(
+                "the replica process died at once; its log is {}",
+                log.display()
+            )));
+        }
+        state.starting.remove(&spec.id);
+        state.repaired.remove(&spec.id);
+        state.trouble.remove(&spec.id);
+        Ok(())
+    }
+
+    /// Returns the process that serves it.
+    async fn serve_until(&self, spec: &Spec, stop: &CancellationToken) -> Result<u32, Failure> {
         let mut serving = std::pin::pin!(self.serve_once(spec, stop));
         tokio::select! {
             served = &mut serving => return served,
@@ -170,7 +194,7 @@ impl Supervisor {
         }
     }
 
-    async fn serve_once(&self, spec: &Spec, stop: &CancellationToken) -> Result<(), Failure> {
+    async fn serve_once(&self, spec: &Spec, stop: &CancellationToken) -> Result<u32, Failure> {
         let request = Request::Attach(Box::new(spec.clone()));
         match self.order(spec, &request, stop).await {
             // A process that had just decided to end took the order with it; the next one has all its life before it.
@@ -188,8 +212,8 @@ impl Supervisor {
         spec: &Spec,
         request: &Request,
         stop: &CancellationToken,
-    ) -> io::Result<Result<(), Failure>> {
-        let protocol = self.ensure_process(&spec.process).await?;
+    ) -> io::Result<Result<u32, Failure>> {
+        let Process { pid, protocol } = self.ensure_process(&spec.process).await?;
         if stop.is_cancelled() {
             return Ok(Err(Failure::Cancelled));
         }
@@ -197,8 +221,13 @@ impl Supervisor {
             let why = "its process is of another version of twinshare: unmount it, and mount it again";
             return Ok(Err(Failure::Other(why.into())));
         }
-        match control::ask(&self.home, &spec.process, request, ATTACH_WITHIN).await? {
-            Answer::Done => Ok(Ok(())),
+        let (mut line, asked) = control::connect(&self.home, &spec.process).await?;
+        if asked != pid {
+            // It has ended, and another one is there already.
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        match line.ask(request, ATTACH_WITHIN).await? {
+            Answer::Done => Ok(Ok(pid)),
             Answer::Failed(failure) => Ok(Err(failure)),
             Answer::Status(_) | Answer::Hello { .. } => Err(io::ErrorKind::InvalidData.into()),
         }
@@ -238,8 +267,8 @@ impl Supervisor {
         swept.unwrap_or_else(|died| Err(Failure::Other(died.to_string())))
     }
 
-    /// Makes sure that the process called `key` runs, answers and is watched. Returns the protocol it speaks.
-    async fn ensure_process(&self, key: &str) -> io::Result<u32> {
+    /// Makes sure that the process called `key` runs, answers and is watched.
+    async fn ensure_process(&self, key: &str) -> io::Result<Process> {
         let directory = self.home.replica(key);
         let _one_at_a_time = self.starts.claim(&directory).await;
         match self.watch(key).await {
@@ -295,13 +324,11 @@ impl Supervisor {
     }
 
     /// Watches the process through a connection of its own, which ends with it; also one that an earlier node started.
-    /// Returns the protocol it speaks.
-    async fn watch(&self, key: &str) -> io::Result<u32> {
+    async fn watch(&self, key: &str) -> io::Result<Process> {
         let (mut line, pid) = control::connect(&self.home, key).await?;
-        let known =
-            self.state().processes.get(key).filter(|known| known.pid == pid).map(|known| known.protocol);
-        if let Some(protocol) = known {
-            return Ok(protocol);
+        let known = self.state().processes.get(key).filter(|known| known.pid == pid).copied();
+        if let Some(process) = known {
+            return Ok(process);
         }
         let protocol = match line.ask(&Request::Hello, ANSWER_WITHIN).await {
             Ok(Answer::Hello { protocol }) => protocol,
@@ -309,7 +336,8 @@ impl Supervisor {
             Ok(_) => 0,
             Err(error) => return Err(error),
         };
-        self.state().processes.insert(key.into(), Process { pid, protocol });
+        let process = Process { pid, protocol };
+        self.state().processes.insert(key.into(), process);
         let (this, key) = (self.this.clone(), key.to_owned());
         tokio::spawn(async move {
             // The process says nothing unasked: whatever comes is its end.
@@ -318,7 +346,7 @@ impl Supervisor {
                 this.ended(key, pid).await;
             }
         });
-        Ok(protocol)
+        Ok(process)
     }
 }
 

@@ -13,18 +13,26 @@ const DEATHS_MAX: usize = 5;
 const DEATHS_WITHIN: Duration = Duration::from_secs(600);
 
 /// The pause after a replica could not be served; it doubles up to [`RETRY_MAX`].
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A peer that comes back without being heard is noticed within a minute, at the price of a few packets.
 const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// The pause while somebody still uses a dead mount: a shell that leaves it finds it repaired when it comes back. A look
+/// costs no process, and a person waits.
+const RETRY_BUSY: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     /// Has a replica served from now on, in the background: tries again while the peer is away or something else that
     /// passes is in the way.
     pub(in super::super) fn keep_serving(&self, spec: Spec) {
+        self.keep_serving_after(spec, Duration::ZERO);
+    }
+
+    fn keep_serving_after(&self, spec: Spec, pause: Duration) {
         if self.state().repaired.insert(spec.id.clone()) {
             self.state().wanted.insert(spec.id.clone(), spec.clone());
-            tokio::spawn(keep_trying(self.this.clone(), spec));
+            tokio::spawn(keep_trying(self.this.clone(), spec, pause));
         }
     }
 
@@ -58,23 +66,25 @@ impl Supervisor {
                 return;
             }
             let Some(pause) = self.count_death(&key, &dead) else { return };
-            tokio::time::sleep(pause).await;
             for spec in dead {
-                self.keep_serving(spec);
+                self.keep_serving_after(spec, pause);
             }
         })
     }
 
-    /// The replicas of the process that ended, apart from those that somebody is attaching and waits for; and whether
-    /// another process has taken its place.
+    /// The replicas that the process served when it ended: not those that somebody is attaching, or tries again and
+    /// again, and for which it may have ended since it had nothing to serve. And whether another process has taken its
+    /// place.
     fn left_by(&self, key: &str, pid: u32) -> (Vec<Spec>, bool) {
         let mut state = self.state();
         let is_replaced = state.processes.get(key).is_some_and(|process| process.pid != pid);
         if !is_replaced {
             state.processes.remove(key);
         }
-        let of_process = state.wanted.values().filter(|spec| spec.process == key);
-        (of_process.filter(|spec| !state.starting.contains(&spec.id)).cloned().collect(), is_replaced)
+        let is_served = |spec: &&Spec| {
+            spec.process == key && !state.starting.contains(&spec.id) && !state.repaired.contains(&spec.id)
+        };
+        (state.wanted.values().filter(is_served).cloned().collect(), is_replaced)
     }
 
     /// How long to wait before the next start; `None` when there have been too many.
@@ -99,37 +109,70 @@ impl Supervisor {
         None
     }
 
-    /// One try. Nothing when it is no longer wanted.
+    /// One try. Nothing when it is no longer wanted, or is served by now.
     async fn try_again(&self, spec: &Spec) -> Option<Result<(), Failure>> {
         let claim = self.claims.claim(&spec.mount_point).await;
-        let spec = self.state().wanted.get(&spec.id).cloned()?;
+        let spec = {
+            let mut state = self.state();
+            let wanted = state.wanted.get(&spec.id).cloned();
+            if wanted.is_none() {
+                state.repaired.remove(&spec.id);
+            }
+            wanted.filter(|spec| state.repaired.contains(&spec.id))?
+        };
+        // A dead mount that is in use is found so without a process. What else is in the way, a process can tell better:
+        // it may unmount in ways of its own.
+        let swept = self.sweep(&spec).await.err().filter(|failure| matches!(failure, Failure::Busy(_)));
+        if let Some(busy) = swept {
+            self.state().trouble.insert(spec.id, busy.to_string());
+            return Some(Err(busy));
+        }
         Some(self.serve(&spec, &claim).await)
     }
 }
 
-async fn keep_trying(supervisor: Weak<Supervisor>, spec: Spec) {
-    let (mut pause, mut failures) = (RETRY_AFTER, 0);
+async fn keep_trying(supervisor: Weak<Supervisor>, spec: Spec, first: Duration) {
+    tokio::time::sleep(first).await;
+    let (mut pause, mut failures, mut last) = (RETRY_AFTER, 0, String::new());
     while let Some(this) = supervisor.upgrade() {
-        let failure = match this.try_again(&spec).await {
-            Some(Err(failure)) => failure,
-            Some(Ok(())) | None => break,
-        };
-        tracing::warn!(replica = spec.id, workspace = spec.workspace, %failure, "cannot be served");
+        let Some(Err(failure)) = this.try_again(&spec).await else { return };
+        let said = failure.to_string();
+        if said != last {
+            tracing::warn!(replica = spec.id, workspace = spec.workspace, %failure, "cannot be served");
+            last = said;
+        }
         failures += usize::from(!passes(&failure));
         if failures == DEATHS_MAX {
-            break;
+            this.state().repaired.remove(&spec.id);
+            return;
         }
         let hurry = this.hurry.clone();
         // A node that stops meanwhile is not kept.
         drop(this);
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause.min(pause_max(&failure))) => {}
             () = hurry.notified() => {}
         }
-        pause = (pause * 2).min(RETRY_MAX);
+        pause = longer(pause, &failure);
     }
-    if let Some(this) = supervisor.upgrade() {
-        this.state().repaired.remove(&spec.id);
+}
+
+/// The pause after the next failure, if this one was the same.
+pub(super) fn longer(pause: Duration, failure: &Failure) -> Duration {
+    (pause * 2).min(pause_max(failure))
+}
+
+fn pause_max(failure: &Failure) -> Duration {
+    match failure {
+        Failure::Busy(_) => RETRY_BUSY,
+        Failure::NoSuchReplica
+        | Failure::Leaving
+        | Failure::Cancelled
+        | Failure::Directory(_)
+        | Failure::Unreachable(_)
+        | Failure::Refused(_)
+        | Failure::Unsupported(_)
+        | Failure::Other(_) => RETRY_MAX,
     }
 }
 

@@ -5,6 +5,7 @@ use tokio::sync::mpsc;
 
 use super::super::control::Line;
 use super::super::testing::spec;
+use super::repair::{self, RETRY_AFTER};
 use super::*;
 use crate::home::socket;
 
@@ -139,6 +140,52 @@ async fn an_absent_process_and_a_silent_one_are_told_apart() {
     let _silent = bench.listener();
     assert!(matches!(supervisor.reports(&bench.spec.process).await, Reports::Silent));
     assert!(matches!(supervisor.stop(&bench.spec).await, Err(Failure::Other(_))));
+}
+
+/// A process ends when it may not repair what somebody still uses: that is no death, and the mount stays wanted.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_process_that_served_nothing_is_no_death() {
+    let bench = Bench::new();
+    let supervisor = Supervisor::new(bench.home.clone());
+    let process = bench.spec.process.clone();
+    {
+        let mut state = supervisor.state();
+        state.wanted.insert("a".into(), bench.spec.clone());
+        state.repaired.insert("a".into());
+        state.processes.insert(process.clone(), Process { pid: 1, protocol: PROTOCOL });
+    }
+    supervisor.clone().ended(process, 1).await;
+    let state = supervisor.state();
+    assert!(state.wanted.contains_key("a") && state.deaths.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_served_is_noted_together_with_the_process_that_does() {
+    let bench = Bench::new();
+    let supervisor = Supervisor::new(bench.home.clone());
+    let _told = bench.process(|request| match request {
+        Request::Hello => Some(Answer::Hello { protocol: PROTOCOL }),
+        _ => Some(Answer::Done),
+    });
+    supervisor.state().repaired.insert("a".into());
+    let claim = supervisor.claims.claim(&bench.spec.mount_point).await;
+    assert_eq!(supervisor.serve(&bench.spec, &claim).await, Ok(()));
+    // Whoever learns of the process's end from now on finds what it has left.
+    assert!(!supervisor.state().repaired.contains("a") && !supervisor.is_starting("a"));
+    let pid = supervisor.pid(&bench.spec.process).unwrap();
+    // One that had ended before it could be noted leaves a failure to whoever tries.
+    supervisor.state().processes.clear();
+    assert!(supervisor.note_served(&bench.spec, pid).is_err());
+}
+
+#[test]
+fn what_is_in_use_is_tried_again_within_a_second() {
+    let seconds = |failure: Failure| {
+        let pauses = std::iter::successors(Some(RETRY_AFTER), |pause| Some(repair::longer(*pause, &failure)));
+        pauses.take(9).map(|pause| pause.as_secs()).collect::<Vec<_>>()
+    };
+    assert_eq!(seconds(Failure::Busy(vec![])), [1; 9]);
+    assert_eq!(seconds(Failure::Unreachable("x".into())), [1, 2, 4, 8, 16, 32, 60, 60, 60]);
 }
 
 #[tokio::test(start_paused = true)]
