@@ -328,7 +328,8 @@ fn endings(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     b.ends("doctor", 1, &[])?;
     let told = String::from_utf8_lossy(&b.ended("doctor")?.stdout).into_owned();
     ensure!(told.contains("would not start again") && told.contains("nmae"), "{told}");
-    b.says("p2p stop", &["node stopped"])?;
+    let stopped = b.document("p2p stop")?;
+    ensure!(stopped["stopped"] == true && stopped["stays"] == serde_json::json!([]), "{stopped}");
     b.says("p2p stop", &["the node is not running"]).map(drop)
 }
 

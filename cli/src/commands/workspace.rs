@@ -8,9 +8,9 @@ mod share;
 mod show;
 mod unshare;
 
-pub(crate) use list::full_name;
-
 use clap::{Args, Subcommand};
+
+pub(crate) use list::{full_name, kind};
 
 use crate::error::Result;
 

@@ -7,7 +7,6 @@ use super::spec::Spec;
 use super::supervisor::Stopped;
 use super::{Replicas, blocking, disk, from_failure, place};
 use crate::api::replica_control::ReplicaError;
-use crate::api::wire::ReplicaKind;
 
 /// Between two looks at a replica that is no longer mounted but still used elsewhere.
 const LEFT_POLL: Duration = Duration::from_secs(2);

@@ -14,8 +14,10 @@ use crate::text::shown;
 
 /// Start this machine's node.
 ///
-/// Returns when the node is ready: it can be used from then on, and others on the network see it. It runs in the
-/// background until `twinshare p2p stop`, also after this terminal is closed. A node that runs already is left alone.
+/// Returns when the node is ready: it can be used from then on, others on the network see it, and mounts and clones from
+/// before are mounted again, apart from those that take longer than five seconds because their peer is away. It runs
+/// in the background until `twinshare p2p stop`, also after this terminal is closed. A node that runs already is left
+/// alone.
 ///
 /// The directories in `TWINSHARE_HOME` must be closed to others (`chmod 700`); those that are missing are made so.
 #[derive(Debug, Args)]

@@ -137,7 +137,7 @@ pub(crate) fn full_name(replica: &Replica) -> String {
 }
 
 /// What kind of replica, in the words of the commands.
-pub(super) fn kind(kind: ReplicaKind) -> &'static str {
+pub(crate) fn kind(kind: ReplicaKind) -> &'static str {
     match kind {
         ReplicaKind::View => "mount",
         ReplicaKind::Clone => "clone",
