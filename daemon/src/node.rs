@@ -21,6 +21,7 @@ mod user;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -63,6 +64,7 @@ pub struct Node {
     operations: Operations,
     /// Rung to have discovery ask who is there.
     asked: Notify,
+    ready: AtomicBool,
     stopping: CancellationToken,
 }
 
@@ -110,6 +112,11 @@ impl Node {
     /// Work that outlasts a request.
     pub fn operations(&self) -> &Operations {
         &self.operations
+    }
+
+    /// True once the mounts that were there before are served again, or it is known why not.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
     }
 
     /// Cancelled when the node is to stop; cancelling it stops the node.

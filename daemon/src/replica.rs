@@ -51,6 +51,9 @@ const ATTACH_WITHIN: Duration = Duration::from_secs(60);
 /// How long ending a replica is waited for, below the time a client of the API waits for its answer.
 const END_WITHIN: Duration = Duration::from_secs(25);
 
+/// Between two looks at replicas that are being served again.
+const RESUMED_POLL: Duration = Duration::from_millis(20);
+
 /// Name of a process's log in its state directory.
 const LOG: &str = "log";
 
@@ -115,6 +118,19 @@ impl Replicas {
                 self.supervisor.keep_serving(spec);
             }
         }
+    }
+
+    /// Returns when each replica is served, or could not be at the first try.
+    pub async fn resumed(&self) {
+        while !self.is_resumed() {
+            tokio::time::sleep(RESUMED_POLL).await;
+        }
+    }
+
+    /// True when nothing is being served for the first time.
+    pub fn is_resumed(&self) -> bool {
+        let ids: Vec<String> = self.known().keys().cloned().collect();
+        !ids.iter().any(|id| self.supervisor.is_starting(id))
     }
 
     /// Tells the processes where a peer is now, and tries again what could not be served for want of it. Bounded by

@@ -146,10 +146,20 @@ pub enum ApiError {
     /// The mount or clone is not served at present.
     #[error("{directory} is not mounted now{}", detail.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     NotServed {
+        /// Which of the two it is.
+        kind: ReplicaKind,
         /// Where it would be.
         directory: String,
         /// Why, where that is known.
         detail: Option<String>,
+    },
+    /// The files of a workspace that say how to run something in it could not be read in time.
+    #[error("the files in {directory} could not be read within {within_s} seconds")]
+    NotRead {
+        /// The workspace.
+        directory: String,
+        /// How long it was tried.
+        within_s: u64,
     },
     /// A path that has to travel as text is none.
     #[error("{} is not UTF-8, so no command can be run there", .0.display())]

@@ -8,12 +8,16 @@ use super::error::ApiError;
 use super::routes::Shared;
 use super::wire::{Health, NodeStatus, Version};
 
-/// Whether the node is there and ready.
+/// Whether the node is there and ready. It can be used before it is ready: mounts from before are still coming up then.
 #[utoipa::path(get, path = "/health", tag = "node", responses(
     (status = 200, description = "It is", body = Health),
 ))]
 pub(super) async fn health(State(node): State<Shared>) -> Json<Health> {
-    let status = if node.stopping().is_cancelled() { "stopping" } else { "ready" };
+    let status = match (node.stopping().is_cancelled(), node.is_ready()) {
+        (true, _) => "stopping",
+        (false, true) => "ready",
+        (false, false) => "starting",
+    };
     Json(Health { status: status.to_owned() })
 }
 

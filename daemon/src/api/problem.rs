@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
 use super::replica_control::ReplicaError;
-use super::wire::Problem;
+use super::wire::{Problem, ReplicaKind};
 use crate::node::AddressError;
 
 mod peer;
@@ -171,11 +171,22 @@ impl ApiError {
                 "Not in a workspace",
                 "`twinshare workspace list` shows the directories that are",
             ),
-            Self::NotServed { .. } => kind(
+            Self::NotServed { kind: replica, .. } => kind(
                 StatusCode::CONFLICT,
                 "not_served",
                 "Not mounted now",
-                "mount it again; the replica's log says why it ended",
+                match replica {
+                    ReplicaKind::View => "`twinshare mount` with the same name mounts it again",
+                    ReplicaKind::Clone => {
+                        "`twinshare workspace clone` with the same name and directory mounts it again; what it has stays"
+                    }
+                },
+            ),
+            Self::NotRead { .. } => kind(
+                StatusCode::CONFLICT,
+                "not_read",
+                "Not readable now",
+                "its peer may be away: `twinshare workspace show` says whether it answers; try again when it does",
             ),
             Self::NotUtf8(_) => kind(
                 StatusCode::CONFLICT,

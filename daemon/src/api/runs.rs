@@ -28,7 +28,7 @@ problems! {
     /// Of a request for a plan.
     NotPlanned {
         404: "`not_here`, `not_in_workspace`",
-        409: "`ambiguous_name`, with `candidates`; `not_served`, `unplannable`",
+        409: "`ambiguous_name`, with `candidates`; `not_served`, `not_read`, `unplannable`",
         422: "`no_command`, `invalid_file`",
     }
 }
@@ -47,10 +47,8 @@ pub(super) async fn plan(
     let local = node.local(&asked.workspace).await?;
     let directory = local.roots.first().map(|root| root.here.to_string_lossy().into_owned());
     let planned = tokio::time::timeout(PLAN_WITHIN, planned(asked, local, node.home().clone())).await;
-    let late = || ApiError::NotServed {
-        directory: directory.unwrap_or_default(),
-        detail: Some(format!("its files could not be read within {} seconds", PLAN_WITHIN.as_secs())),
-    };
+    let late =
+        || ApiError::NotRead { directory: directory.unwrap_or_default(), within_s: PLAN_WITHIN.as_secs() };
     planned.unwrap_or_else(|_elapsed| Err(late())).map(Json)
 }
 

@@ -15,7 +15,8 @@ use crate::client::{Client, ClientError};
 use crate::home::{Home, HomeError};
 use crate::log;
 
-/// How long a node may take until it answers: opening the registry after a crash reads all of it.
+/// How long a node may take until it is ready: opening the registry after a crash reads all of it, and mounts from before
+/// are given some seconds.
 pub const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// Between two looks at whether a node has come up, or has gone.
@@ -77,7 +78,7 @@ pub enum StopError {
     },
 }
 
-/// Starts a node on `home` in the background and returns its process once it answers. One that is just stopping is
+/// Starts a node on `home` in the background and returns its process once it is ready. One that is just stopping is
 /// waited for.
 ///
 /// It runs in a session of its own, so neither the terminal nor its closing reaches it, and writes to the home's log.
@@ -113,6 +114,8 @@ async fn start_program(home: &Home, program: &Path, arguments: &[&str]) -> Resul
     let ready = tokio::select! {
         ready = tokio::time::timeout(READY_WITHIN, answers(&client)) => ready,
         status = child.wait() => {
+            // Where another start was first, its node is what was asked for, once it is ready.
+            tokio::time::timeout(READY_WITHIN, free(home, &client)).await.unwrap_or_else(|_| still_running(home))?;
             let lines = log::last_lines(&log, log_bytes, LOG_LINES).unwrap_or_default();
             return Err(StartError::Ended { status: status.map_err(StartError::Spawn)?, log, lines });
         }
@@ -125,8 +128,15 @@ async fn start_program(home: &Home, program: &Path, arguments: &[&str]) -> Resul
             return Err(StartError::Silent { log, lines });
         }
     }
-    // Of two starts at once one node came up, and whichever it was, it holds the lock.
-    Ok(home.running()?.or(child.id()).unwrap_or_default())
+    match (home.running()?, child.id()) {
+        (Some(pid), Some(own)) if pid != own => {
+            // Of two starts at once the other made the node. This one's must be gone before anybody can stop that one:
+            // it would take its place.
+            child.kill().await.map_err(StartError::Spawn)?;
+            Err(HomeError::Running { pid }.into())
+        }
+        (running, own) => Ok(running.or(own).unwrap_or_default()),
+    }
 }
 
 /// Returns when no node runs on `home`; an error as soon as one answers that means to go on.
@@ -151,8 +161,8 @@ fn still_running(home: &Home) -> Result<(), HomeError> {
 async fn answers(client: &Client) -> Result<(), ClientError> {
     loop {
         match client.health().await {
-            Ok(_) => return Ok(()),
-            Err(ClientError::NotRunning { .. }) => tokio::time::sleep(POLL).await,
+            Ok(health) if health.status != "starting" => return Ok(()),
+            Ok(_) | Err(ClientError::NotRunning { .. }) => tokio::time::sleep(POLL).await,
             Err(error) => return Err(error),
         }
     }
@@ -267,6 +277,26 @@ mod tests {
         Client::new(bench.home.api_socket()).stop_node().await.unwrap();
         let second = start(&bench.home).await.unwrap();
         assert_ne!(first, second);
+        stop_detached(&bench.home).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_several_starts_at_once_one_makes_the_node() {
+        let bench = bench(LOOPBACK);
+        let starts = (0..4).map(|_| {
+            let home = bench.home.clone();
+            tokio::spawn(async move { start(&home).await })
+        });
+        let starts: Vec<_> = starts.collect();
+        let mut pids = Vec::new();
+        for start in starts {
+            match start.await.unwrap() {
+                Ok(pid) | Err(StartError::Home(HomeError::Running { pid })) => pids.push(pid),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!(pids, [bench.home.running().unwrap().unwrap(); 4]);
+        // None of the others comes up now that it could.
         stop_detached(&bench.home).await.unwrap();
     }
 

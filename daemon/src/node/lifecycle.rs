@@ -2,11 +2,12 @@
 //!
 //! Order of a start: what can fail for reasons the user must mend comes first and leaves nothing running (home, lock,
 //! configuration, key, registry); then whoever peers reach (QUIC, discovery); the API's socket comes last, so that a
-//! node that answers is ready. A stop goes the other way round. Replicas' processes are left alone by both.
+//! node that answers can be used; it is ready when the mounts it found are served again. A stop goes the other way round. Replicas' processes are left alone by both.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::UnixListener;
@@ -40,6 +41,10 @@ const OPERATIONS_GRACE: Duration = Duration::from_secs(3);
 
 /// How long blocking calls (a walk of a large tree) get before the process ends under them. They only read.
 const BLOCKING_GRACE: Duration = Duration::from_millis(500);
+
+/// How long a node may take to serve its mounts again before it counts as ready without them. A peer that is there
+/// gives a manifest in much less; one that does not answer is told from one that is slow only after half a minute.
+const RESUME_WITHIN: Duration = Duration::from_secs(5);
 
 /// Leases last for days: looking at them more often would gain nothing.
 const COLLECT_EVERY: Duration = Duration::from_secs(3600);
@@ -166,17 +171,25 @@ impl RunningNode {
             peers,
             replicas: replicas.clone(),
             asked: Notify::new(),
+            ready: AtomicBool::new(false),
             stopping: CancellationToken::new(),
         });
         let listener = api_listener(home).map_err(system("the API's socket cannot be made"))?;
         let serving = server::serve(listener, router(node.clone()), node.stopping.clone(), REQUESTS_GRACE);
         replicas.resume();
+        node.ready.store(replicas.is_resumed(), Relaxed);
+        let (resuming, coming_up) = (replicas.clone(), node.clone());
         let (kept, resolved, collected) = (node.peers.clone(), node.peers.clone(), node.shares.clone());
         let running = Self {
             server,
             api: tokio::spawn(serving),
             announcing: tokio::spawn(announce::follow(discovery, node.clone())),
             background: vec![
+                tokio::spawn(async move {
+                    // In time or not: nobody waits longer for mounts whose peer is away.
+                    drop(tokio::time::timeout(RESUME_WITHIN, resuming.resumed()).await);
+                    coming_up.ready.store(true, Relaxed);
+                }),
                 tokio::spawn(async move { kept.let_go_of_unused().await }),
                 tokio::spawn(async move { resolved.resolve_again().await }),
                 tokio::spawn(announce::follow_moves(node.clone(), replicas)),

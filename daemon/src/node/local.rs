@@ -1,6 +1,9 @@
 //! Finds the workspace on this machine that a person means to run something in: an own one, a mount or a clone.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Node;
 use super::target::Target;
@@ -8,6 +11,13 @@ use crate::api::ApiError;
 use crate::api::wire::{Replica, ReplicaKind, ReplicaState};
 use crate::registry::WorkspaceRecord;
 use crate::workspace::{Root, Workspace};
+
+/// How long a mount that starts is waited for: one whose peer answers takes a second or two. With the time a plan takes,
+/// less than a request may last.
+const STARTED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Between two looks at it.
+const STARTED_POLL: Duration = Duration::from_millis(50);
 
 /// A workspace whose files can be read here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +50,21 @@ impl Node {
         let (place, below) = choose(text, all.collect())?;
         match place {
             Place::Own(record) => self.own(record, &below).await,
-            Place::Replica(replica) => replicated(*replica, &below),
+            Place::Replica(replica) => replicated(self.started(*replica).await, &below),
         }
+    }
+
+    /// The replica when it is mounted or has failed, or as it is after [`STARTED_WITHIN`].
+    async fn started(&self, mut replica: Replica) -> Replica {
+        let until = Instant::now() + STARTED_WITHIN;
+        while replica.state == ReplicaState::Starting && Instant::now() < until {
+            tokio::time::sleep(STARTED_POLL).await;
+            match self.replicas.status(&replica.id).await {
+                Ok(now) => replica = now,
+                Err(_gone) => break,
+            }
+        }
+        replica
     }
 
     async fn own(&self, record: WorkspaceRecord, below: &Path) -> Result<LocalWorkspace, ApiError> {
@@ -58,7 +81,9 @@ fn replicated(replica: Replica, below: &Path) -> Result<LocalWorkspace, ApiError
     match replica.state {
         ReplicaState::Mounted | ReplicaState::Settled => {}
         ReplicaState::Starting | ReplicaState::Stopped | ReplicaState::Failed => {
-            return Err(ApiError::NotServed { directory: replica.directory, detail: replica.detail });
+            let is_starting = replica.state == ReplicaState::Starting;
+            let detail = replica.detail.or(is_starting.then(|| "it is still being mounted".to_owned()));
+            return Err(ApiError::NotServed { kind: replica.kind, directory: replica.directory, detail });
         }
     }
     let root =
@@ -128,7 +153,7 @@ mod tests {
 
     use super::*;
     use crate::api::wire::ReplicaRoot;
-    use crate::node::testing::replica;
+    use crate::node::testing::{PaperReplicas, node, replica};
     use crate::registry::WorkspaceId;
 
     fn own(name: &str, directory: &str) -> Place {
@@ -207,5 +232,14 @@ mod tests {
         view.detail = Some("it died".to_owned());
         let error = replicated(view, Path::new("")).unwrap_err();
         assert_eq!((error.code(), error.to_string().contains("it died")), ("not_served", true));
+    }
+
+    #[tokio::test]
+    async fn one_that_starts_is_waited_for() {
+        let mut clone = replica("r", ReplicaKind::Clone);
+        clone.state = ReplicaState::Starting;
+        let fixture = node(PaperReplicas::of([clone])).await;
+        let local = fixture.node.local("demo").await.unwrap();
+        assert_eq!(local.also_at.as_deref(), Some(Path::new("/nowhere/r")));
     }
 }

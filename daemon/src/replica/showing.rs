@@ -50,6 +50,10 @@ impl Replicas {
                 let number = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
                 (ReplicaState::Failed, Some(format!("its process{number} does not answer")))
             }
+            // Its process has just ended, and what it has left is about to be looked at.
+            (None, None) if matches!(reports, Reports::Absent) && self.supervisor.is_wanted(&spec.id) => {
+                (ReplicaState::Starting, None)
+            }
             (None, None) => (ReplicaState::Stopped, None),
         };
         Replica {

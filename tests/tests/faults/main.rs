@@ -28,6 +28,8 @@ const STRUCK_BYTES: u64 = 24 << 20;
 /// The default of `--when-gone` is ten seconds from when the peer stops answering; the rest is noticing that, and a loaded
 /// machine.
 const ERROR_BOUND: Duration = Duration::from_secs(25);
+/// What one read waits, whatever the kernel makes of it; the rest is a loaded machine.
+const READ_BOUND: Duration = Duration::from_secs(12);
 /// Data that is here, and Ctrl-C, take milliseconds.
 const AT_ONCE: Duration = Duration::from_secs(1);
 const BOUND: Duration = Duration::from_secs(120);
@@ -125,6 +127,8 @@ impl Scene<'_> {
         let said = String::from_utf8(reader.wait(AT_ONCE)?.stdout)?;
         let last = said.lines().last().unwrap_or_default();
         ensure!(last.starts_with("error EIO "), "instead of EIO the reader got {last:?}");
+        let took: f64 = last.rsplit(' ').next().context("no time")?.parse()?;
+        ensure!(took < READ_BOUND.as_secs_f64(), "the read that failed took {took} seconds");
         Ok(())
     }
 
@@ -255,6 +259,34 @@ fn a_restart_of_the_readers_node_is_not_noticed() -> Result<()> {
         scene.b.run(&["unmount", &scene.mount])?;
         ensure!(!scene.b.host().runs("fusermount3")?);
         Ok(())
+    })
+}
+
+#[test]
+fn after_a_reboot_a_started_node_is_one_that_can_be_used() -> Result<()> {
+    scene(|scene| {
+        let pid = scene.replica_pid()?;
+        scene.ben.take().context("no node")?.kill();
+        scene.b.host().program("kill").args(["-KILL", &pid]).run(BOUND)?.success()?;
+        scene.b.host().program("umount").arg(&scene.mount).run(BOUND)?.success()?;
+        scene.b.start()?;
+        scene.cached_is_readable()?;
+        let cached = scene.b.run(&["run", "project", "--", "cat", "cached"])?;
+        ensure!(cached.as_bytes() == CACHED, "{cached}");
+        // Stopped, it says what it leaves behind, which stays as it is.
+        let stopped = scene.b.run(&["p2p", "stop"])?;
+        let server = scene.replica_pid()?;
+        for part in ["node stopped", &scene.mount, &format!("pid {server}"), "twinshare unmount"] {
+            ensure!(stopped.contains(part), "{part} is missing in: {stopped}");
+        }
+        scene.cached_is_readable()?;
+        scene.b.start()?;
+        let stopped = scene.b.json(&["p2p", "stop"])?;
+        ensure!(stopped["stays"][0]["directory"] == *scene.mount && stopped["stopped"] == true, "{stopped}");
+        ensure!(scene.replica_pid()? == server, "another process serves it");
+        scene.b.start()?;
+        scene.b.run(&["unmount", &scene.mount])?;
+        scene.b.run(&["p2p", "stop"]).map(drop)
     })
 }
 

@@ -5,10 +5,11 @@ use utoipa::ToSchema;
 
 use super::UnixTime;
 
-/// The answer to "are you there": a node that answers is ready.
+/// The answer to "are you there": a node that answers can be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Health {
-    /// `ready`, or `stopping` once a stop was asked for.
+    /// `starting` while mounts from before the node's start are served again, for some seconds at most; then `ready`;
+    /// `stopping` once a stop was asked for.
     pub status: String,
 }
 

@@ -1,5 +1,6 @@
 //! A node for tests of what lies above it, with replicas that exist on paper only.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -42,7 +43,8 @@ pub(crate) fn replica(id: &str, kind: ReplicaKind) -> Replica {
 }
 
 /// Replicas in memory. Their workspace's name decides how an attempt ends: `refused`, `hangs` (until cancelled),
-/// anything else becomes a replica. One called `busy` cannot be detached; `panics` panics.
+/// anything else becomes a replica. One called `busy` cannot be detached; `panics` panics. One that starts is mounted
+/// the second time somebody asks about it.
 #[derive(Debug, Default)]
 pub(crate) struct PaperReplicas(Mutex<Vec<Replica>>);
 
@@ -85,6 +87,11 @@ impl ReplicaControl for PaperReplicas {
     fn status<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>> {
         assert_ne!(id, "panics", "asked to");
         let found = self.find(id);
+        for replica in self.0.lock().unwrap().iter_mut().filter(|replica| replica.id == id) {
+            if replica.state == ReplicaState::Starting {
+                replica.state = ReplicaState::Mounted;
+            }
+        }
         Box::pin(async { found })
     }
 
@@ -130,6 +137,7 @@ pub(crate) async fn node(replicas: PaperReplicas) -> Fixture {
         replicas: Arc::new(replicas),
         operations: Operations::new("test"),
         asked: Notify::new(),
+        ready: AtomicBool::new(true),
         stopping: CancellationToken::new(),
     });
     Fixture { node, directory }
