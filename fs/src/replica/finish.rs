@@ -20,7 +20,10 @@ use serde::{Deserialize, Serialize};
 use super::directories::{self, OPEN};
 use super::engine::Engine;
 use super::hydrate::is_all_here;
-use super::state;
+use super::inode::Inode;
+use super::localize::OWN;
+use super::lock;
+use super::state::{self, Stated};
 use super::store::{StoreError, link_into, punch_bytes, to_errno, write_at};
 use crate::beneath;
 use crate::digest::BlockIndex;
@@ -188,6 +191,9 @@ impl<'e> Directory<'e> {
     fn make_file(&self, entry: &Entry<'_>, mode: u16) -> Result<(), FinishError> {
         let Engine { store, manifest, .. } = self.engine;
         let first = manifest.entry(entry.inode()).ok_or(FinishError::Manifest)?;
+        let inode = self.engine.inode(first.index().into()).ok_or(FinishError::Manifest)?;
+        // Nobody writes to it meanwhile.
+        let _data = lock(&inode.data);
         let file = match store.open_as(manifest, &first, OFlags::RDWR) {
             Ok(Some(file)) => file,
             Ok(None) => store.make(manifest, &first).map_err(|error| self.unusable(entry, &error))?,
@@ -195,11 +201,35 @@ impl<'e> Directory<'e> {
             Err(error) => return Err(self.unusable(entry, &error)),
         };
         self.link(entry, &first, file.as_fd())?;
-        let extra = first.extra();
-        state::remove(&file)
-            .and_then(|()| make_holes(&file, &extra.holes))
-            .and_then(|()| apply(&file, &extra, mode, first.mtime()))
+        self.finish_file(&inode, &first, &file, mode)
             .map_err(|errno| self.disk(entry, "its mode and time cannot be set", errno))
+    }
+
+    /// Makes an ordinary file of one of which everything is here. Its inode's `data` is held.
+    fn finish_file(
+        &self,
+        inode: &Arc<Inode>,
+        first: &Entry<'_>,
+        file: &File,
+        mode: u16,
+    ) -> Result<(), Errno> {
+        self.engine.save(inode).map_err(|error| error.errno())?;
+        let extra = first.extra();
+        let (mode, mtime, remote) = match state::get(file)? {
+            // What was changed here stays changed.
+            Stated::Unfinished(state) if state.mode != first.mode() => {
+                (state.mode, state.mtime, state.remote_bytes)
+            }
+            Stated::Unfinished(state) => (mode, state.mtime, state.remote_bytes),
+            Stated::Nothing if self.engine.places.is_writable(inode.key) => return Ok(()),
+            Stated::Nothing | Stated::Unknown => (mode, first.mtime(), first.size()),
+        };
+        set_xattrs(file, &extra)?;
+        rustix::fs::fchmod(file, Mode::from_raw_mode((mode | OWN).into()))?;
+        state::remove(file)?;
+        inode.lock().became_local(inode);
+        make_holes(file, extra.holes.iter().map(|hole| hole.start..hole.end.min(remote)))?;
+        apply(file, &Extra::default(), mode, mtime)
     }
 
     /// A file that has its true mode already, which forbids its own user to write to it.
@@ -266,8 +296,8 @@ impl<'e> Directory<'e> {
 
 /// Makes holes where the origin's file has them within blocks that were written whole. After the file's state is
 /// gone: as long as its extents tell what is here, a hole is something missing.
-fn make_holes(file: &File, holes: &[Range<u64>]) -> Result<(), Errno> {
-    for hole in holes {
+fn make_holes(file: &File, holes: impl Iterator<Item = Range<u64>>) -> Result<(), Errno> {
+    for hole in holes.filter(|hole| !hole.is_empty()) {
         // What lies between is whole blocks, which were never written.
         let end_of_first = BlockIndex(BlockIndex::containing(hole.start).0 + 1).offset();
         let start_of_last = BlockIndex::containing(hole.end).offset();

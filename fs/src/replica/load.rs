@@ -33,7 +33,12 @@ impl Engine {
             if inode.lock().is_loaded(ledger.generation) {
                 return Ok(());
             }
-            let found = self.look(inode, &ledger)?;
+            let found = self.look(inode, &ledger).inspect_err(|error| {
+                if matches!(error, StoreError::Removed) && inode.opens.load(Relaxed) == 0 {
+                    // Before this process began.
+                    self.forget(inode);
+                }
+            })?;
             inode.lock().load(inode, found, ledger);
             return Ok(());
         }

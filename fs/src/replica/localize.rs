@@ -22,7 +22,7 @@ use crate::manifest::Mtime;
 const STEP_BLOCKS: u64 = 16;
 
 /// Without these bits a file's own user can neither read nor remove its state.
-const OWN: u16 = 0o600;
+pub(super) const OWN: u16 = 0o600;
 
 impl Engine {
     /// See [`super::Replica::localize`].

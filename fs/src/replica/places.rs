@@ -40,7 +40,11 @@ impl Positions {
 
 impl Places for Positions {
     fn open(&self, key: InodeKey, flags: OFlags) -> Result<Option<File>, StoreError> {
-        self.store.open_as(&self.manifest, &self.entry(key)?, flags)
+        match self.store.open_as(&self.manifest, &self.entry(key)?, flags) {
+            // A whiteout: a character device that does not exist.
+            Err(StoreError::System(Errno::NXIO)) => Err(StoreError::Removed),
+            opened => opened,
+        }
     }
 
     fn make(&self, key: InodeKey) -> Result<File, StoreError> {

@@ -304,14 +304,14 @@ impl Engine {
         let is_due = {
             let mut blocks = inode.lock();
             let Some(state) = &mut blocks.state else { return };
-            let is_later = state.mtime.sec != now.sec;
+            // Once a second is enough: what follows is written back when the file is synchronised or closed.
+            let is_due = state.mtime.sec != now.sec;
             (state.mtime, state.ctime) = (now, now);
-            let is_first = blocks.saved == Saved::All;
-            if is_first {
+            if blocks.saved == Saved::All {
                 blocks.saved = Saved::AllButTimes;
             }
             blocks.keep(inode);
-            is_first || is_later
+            is_due
         };
         if is_due && let Err(error) = self.save(inode) {
             // It is tried again when the file is closed.

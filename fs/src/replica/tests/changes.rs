@@ -479,3 +479,20 @@ async fn a_full_disk_reaches_the_writer_and_leaves_nothing_half_written() {
     bench.replica = open_with(config(&elsewhere), &bench.tree, &bench.origin, &bench.disk_loses);
     rustix::mount::unmount(disk.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_removed_before_a_restart_is_not_fetched() {
+    let mut bench = Bench::writable(&[file("d/f", 3 * BLOCK), file("g", BLOCK)], "/tmp");
+    bench.replica.removing(bench.tree.index("d/f")).unwrap().done();
+    let path = bench.on_disk("d/f");
+    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    let none = rustix::fs::Mode::empty();
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::CharacterDevice, none, 0).unwrap();
+    bench.hydrate = true;
+    let bench = bench.reopened().await;
+    timeout(Duration::from_secs(60), bench.replica.hydrated()).await.expect("it does not become complete");
+    assert_eq!(asked(&bench), [(0, 1)]);
+    let status = bench.counted().await;
+    assert_eq!((status.files, status.blocks), (tally(1, 1, 0), tally(1, 1, 0)));
+    assert!(bench.read("d/f", 0, 1).await.is_err());
+}
