@@ -33,8 +33,8 @@ pub(super) struct Blocks {
     pub(super) sequence: Sequence,
     /// The open file, unless it is not there yet or was closed to make room.
     pub(super) file: Option<Arc<File>>,
-    /// It is on the disk.
-    pub(super) is_placed: bool,
+    /// What was written into holes is on the disk, and only there.
+    pub(super) holes_on_disk: bool,
     /// What it says about itself; an ordinary file says nothing.
     pub(super) state: Option<State>,
     /// How far the disk knows that.
@@ -74,7 +74,7 @@ impl Blocks {
             waiters: Waiters::default(),
             sequence: Sequence::default(),
             file: None,
-            is_placed: false,
+            holes_on_disk: false,
             state: None,
             saved: Saved::All,
             doubted: Vec::new(),
@@ -107,7 +107,7 @@ impl Blocks {
         for hole in inode.holes_in(0..block_count(remote)) {
             self.present.remove(hole);
         }
-        self.is_placed = found.is_placed;
+        self.holes_on_disk = found.holes_on_disk;
         inode.set_remote(remote);
         inode.set_size(found.size);
         self.holes = hole_blocks(inode.holes(), remote);

@@ -54,6 +54,7 @@ pub struct SetAttributes {
 pub struct Removal<'r> {
     replica: &'r Replica,
     inode: Arc<Inode>,
+    file: Option<Arc<File>>,
 }
 
 impl Replica {
@@ -193,21 +194,25 @@ impl Replica {
     /// Prepares for a file's last name to go: what is open of it stays reachable. Blocks.
     pub fn removing(&self, file: impl Into<InodeKey>) -> Result<Removal<'_>, Errno> {
         let inode = self.engine.inode(file.into()).ok_or(Errno::NOENT)?;
-        match self.engine.load(&inode).and_then(|()| self.engine.file(&inode)) {
+        let file = match self.engine.load(&inode).and_then(|()| self.engine.file(&inode)) {
+            Ok(file) => file,
             // What cannot be opened can be removed.
-            Ok(_) | Err(StoreError::System(Errno::ACCESS) | StoreError::Foreign(_)) => {}
+            Err(StoreError::System(Errno::ACCESS) | StoreError::Foreign(_)) => None,
             Err(error) => return Err(error.errno()),
-        }
-        Ok(Removal { replica: self, inode })
+        };
+        Ok(Removal { replica: self, inode, file })
     }
 }
 
 impl Removal<'_> {
     /// The last name is gone: nothing more of the file is fetched, unless it is open, and then until it no longer is.
     pub fn done(self) {
+        let engine = &self.replica.engine;
         self.inode.is_removed.store(true, Release);
         if self.inode.opens.load(Acquire) == 0 {
-            self.replica.engine.forget(&self.inode);
+            engine.forget(&self.inode);
+        } else if let Some(file) = &self.file {
+            engine.descriptors.keep(&self.inode, file);
         }
     }
 }

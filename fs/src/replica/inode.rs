@@ -5,8 +5,8 @@
 //! multiple of a block, so no block is cut in two.
 //!
 //! A block below it is **on disk**, a **hole** of the origin's file, **held** (arrived, verified, not on the disk yet),
-//! **asked** for, or missing. Of a hole, too, the disk is the truth as soon as there is a file: what was written into
-//! it is there, and the rest reads as zeros. The methods here only move blocks between these states; fetching and
+//! **asked** for, or missing. Of a hole, too, the disk is the truth as soon as there is a file that may be written to:
+//! what was written into it is there, and the rest reads as zeros. The methods here only move blocks between these states; fetching and
 //! storing is done by whoever calls them.
 
 use std::ops::Range;
@@ -124,8 +124,8 @@ pub(super) struct Found {
     pub(super) remote: u64,
     /// The blocks below it that are here.
     pub(super) present: BlockSet,
-    /// There is a file.
-    pub(super) is_placed: bool,
+    /// There is a file that may have been written to, also where the origin's has holes.
+    pub(super) holes_on_disk: bool,
 }
 
 impl Inode {
@@ -252,7 +252,7 @@ impl Inode {
             Some(Coming::Held(bytes)) => Some(Source::Memory(bytes.clone())),
             Some(Coming::Asked(_)) => None,
             None if !self.is_hole(block) => None,
-            None if blocks.is_placed => Some(Source::Disk),
+            None if blocks.holes_on_disk => Some(Source::Disk),
             None => Some(Source::Hole),
         }
     }

@@ -129,12 +129,17 @@ impl Descriptors {
     /// Gives an inode its open file, and closes others' that have not been used lately.
     pub(super) fn open(&self, inode: &Arc<Inode>, file: File) -> Arc<File> {
         let file = Arc::new(file);
+        self.keep(inode, &file);
+        file
+    }
+
+    /// Gives an inode a file that was opened before, and may have been closed for it meanwhile.
+    pub(super) fn keep(&self, inode: &Arc<Inode>, file: &Arc<File>) {
         inode.file_used.store(true, Relaxed);
         if inode.lock().file.replace(file.clone()).is_none() {
             lock(&self.ring).push_back(Arc::downgrade(inode));
         }
         self.make_room();
-        file
     }
 
     fn make_room(&self) {

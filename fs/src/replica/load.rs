@@ -9,6 +9,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::block_set::BlockSet;
+use super::blocks::Saved;
 use super::engine::Engine;
 use super::extents::blocks_on_disk;
 use super::inode::{Found, Inode};
@@ -82,7 +83,8 @@ impl Engine {
         } else {
             blocks_on_disk(file.as_fd(), remote, self.store.backing.extents).map_err(to_errno)?
         };
-        Ok(Found { size, state: Some(state), remote, present, is_placed: true })
+        let holes_on_disk = self.places.is_writable(inode.key);
+        Ok(Found { size, state: Some(state), remote, present, holes_on_disk })
     }
 
     /// A finished file that its own user may not even read: a file gets its true mode only after its state was removed.
@@ -120,7 +122,7 @@ impl Engine {
         let entry = self.entry(inode)?;
         let (size, present) = (entry.size(), BlockSet::empty(block_count(entry.size())));
         let state = Some(State::of(&entry, entry.mode()));
-        Ok(Found { size, state, remote: size, present, is_placed: false })
+        Ok(Found { size, state, remote: size, present, holes_on_disk: false })
     }
 
     fn entry(&self, inode: &Inode) -> Result<Entry<'_>, StoreError> {
@@ -149,28 +151,51 @@ impl Engine {
 
     /// The inode's file, made if need be. The inode's `data` is held.
     pub(super) fn file_for_writing(&self, inode: &Arc<Inode>) -> Result<Arc<File>, StoreError> {
-        if let Some(file) = self.file(inode)? {
-            return Ok(file);
-        }
-        let made = match inode.is_removed.load(Relaxed) {
-            false => self.places.make(inode.key)?,
-            true => {
-                let entry = self.entry(inode)?;
-                self.store.make_unnamed(&State::of(&entry, entry.mode()), entry.size())?
-            }
+        let file = match self.file(inode)? {
+            Some(file) => file,
+            None => self.descriptors.open(inode, self.make(inode)?),
         };
-        let stated = state::get(&made)?;
-        let file = self.descriptors.open(inode, made);
-        let mut blocks = inode.lock();
-        blocks.is_placed = true;
-        if let Stated::Unfinished(state) = stated {
-            blocks.state = Some(state);
+        if !inode.lock().holes_on_disk && self.places.is_writable(inode.key) {
+            self.is_there_now(inode, &file)?;
         }
         Ok(file)
+    }
+
+    fn make(&self, inode: &Inode) -> Result<File, StoreError> {
+        if !inode.is_removed.load(Relaxed) {
+            return self.places.make(inode.key);
+        }
+        let entry = self.entry(inode)?;
+        self.store.make_unnamed(&State::of(&entry, entry.mode()), entry.size())
+    }
+
+    /// A file that may be written to was made, here or by somebody who gave it a name: what it says about itself holds.
+    fn is_there_now(&self, inode: &Inode, file: &File) -> Result<(), StoreError> {
+        let stated = state::get(file)?;
+        let size = self.length(inode, file)?;
+        let mut blocks = inode.lock();
+        match stated {
+            Stated::Unfinished(state) if self.is_of(inode, &state) => {
+                if state.remote_bytes < inode.remote() {
+                    blocks.cut(inode, state.remote_bytes);
+                    inode.set_size(size);
+                }
+                (blocks.state, blocks.saved) = (Some(state), Saved::All);
+            }
+            Stated::Unfinished(_) | Stated::Unknown => {
+                return Err(StoreError::Foreign("it is not the one that was looked for"));
+            }
+            Stated::Nothing => {
+                inode.set_size(size);
+                blocks.became_local(inode);
+            }
+        }
+        blocks.holes_on_disk = true;
+        Ok(())
     }
 }
 
 /// An ordinary file: everything about it is local.
 fn ordinary(size: u64) -> Found {
-    Found { size, state: None, remote: 0, present: BlockSet::empty(0), is_placed: true }
+    Found { size, state: None, remote: 0, present: BlockSet::empty(0), holes_on_disk: true }
 }

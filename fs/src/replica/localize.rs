@@ -98,11 +98,18 @@ impl Engine {
     ///
     /// The mode comes first, except for what its own user could no longer take the state from: a crash in between loses
     /// at most that the file is closed to its user.
-    pub(super) fn make_ordinary(&self, inode: &Inode, file: &File, state: &State) -> Result<(), Errno> {
+    pub(super) fn make_ordinary(
+        &self,
+        inode: &Arc<Inode>,
+        file: &Arc<File>,
+        state: &State,
+    ) -> Result<(), Errno> {
         let open = state.mode | OWN;
         rustix::fs::fchmod(file, Mode::from_raw_mode(open.into()))?;
         state::remove(file)?;
         inode.lock().became_local(inode);
+        // While it is open it stays so: it may not be possible to open it again.
+        self.descriptors.keep(inode, file);
         if open != state.mode {
             rustix::fs::fchmod(file, Mode::from_raw_mode(state.mode.into()))?;
         }

@@ -110,8 +110,11 @@ impl Store {
         let file = rustix::fs::openat(&directory, ".", flags, Mode::RUSR | Mode::WUSR)?;
         state::set(&file, &State::of(inode, inode.mode()))?;
         rustix::fs::ftruncate(&file, inode.size())?;
-        link_into(file.as_fd(), directory.as_fd(), &name)?;
-        Ok(file.into())
+        match link_into(file.as_fd(), directory.as_fd(), &name) {
+            Ok(()) => Ok(file.into()),
+            Err(Errno::EXIST) => Err(StoreError::Foreign("something else came to lie there")),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Makes the file of an inode that has lost its names while it is open, and that nobody will find.

@@ -218,6 +218,9 @@ impl Engine {
         bytes: &[u8],
     ) -> Result<(), WriteError> {
         let file = self.file_for_writing(inode)?;
+        if !inode.is_missing(&inode.lock(), block) {
+            return Ok(());
+        }
         write_at(&file, bytes, BlockIndex(block).offset()).map_err(|(_, errno)| errno)?;
         self.blocks_stored(inode, block..block + 1);
         Ok(())

@@ -173,9 +173,13 @@ impl Writer {
 /// Writes those of a job's blocks that are still wanted; on an error, tells from which block on they were not written.
 fn store(engine: &Engine, job: &Job) -> Result<(), (u64, StoreError)> {
     let _data = lock(&job.inode.data);
+    if job.inode.lock().held(job.blocks.clone()).is_empty() {
+        return Ok(());
+    }
+    let file = engine.file_for_writing(&job.inode).map_err(|error| (job.blocks.start, error))?;
+    // Asked again: what lies there may turn out to be an ordinary file.
     let wanted = job.inode.lock().held(job.blocks.clone());
     for run in wanted {
-        let file = engine.file_for_writing(&job.inode).map_err(|error| (run.start, error))?;
         let offset = BlockIndex(run.start).offset();
         let at = |block| ((block - job.blocks.start) * BLOCK_BYTES) as usize;
         let bytes = &job.bytes[at(run.start)..at(run.end).min(job.bytes.len())];

@@ -496,3 +496,87 @@ async fn what_was_removed_before_a_restart_is_not_fetched() {
     assert_eq!((status.files, status.blocks), (tally(1, 1, 0), tally(1, 1, 0)));
     assert!(bench.read("d/f", 0, 1).await.is_err());
 }
+
+/// What an ordinary user does to files whose modes forbid it to open them again.
+async fn check_closed_modes() {
+    let files: Vec<_> = ["a", "b", "c", "d", "e", "f"].map(|name| file(name, 3 * BLOCK)).into();
+    let mut bench = Bench::writable(&files, "/tmp");
+    bench.replica.close().await;
+    let config =
+        ReplicaConfig { descriptors_max: Some(1), ..ReplicaConfig::new(writable(bench.directory.path())) };
+    bench.replica = open_with(config, &bench.tree, &bench.origin, &bench.disk_loses);
+    let closed = SetAttributes { mode: Some(0o000), ..SetAttributes::default() };
+    let mut models: Vec<_> = files.iter().map(|file| Model::of(&bench, file.path)).collect();
+    for model in &mut models {
+        bench.replica.opened(model.index);
+        bench.replica.set_attributes(model.index, closed).await.unwrap();
+        model.write(5, 10, 1).await.unwrap();
+    }
+    for (number, model) in models.iter_mut().enumerate() {
+        match number % 2 {
+            0 => bench.replica.localize(model.index).await.unwrap(),
+            _ => model.truncate(0).await.unwrap(),
+        }
+    }
+    // They are ordinary now, and still open.
+    for model in &mut models {
+        model.write(7, 10, 2).await.unwrap();
+        model.check().await;
+    }
+    for model in &models {
+        bench.replica.released(model.index);
+        let metadata = std::fs::metadata(bench.on_disk("a")).unwrap();
+        assert_eq!(metadata.mode() & 0o7777, 0);
+    }
+    bench.origin.seen();
+    let index = models[0].index;
+    let bench = bench.reopened().await;
+    let time = Some(Mtime { sec: 3, nsec: 4 });
+    bench.replica.set_times(index, time, time).await.unwrap();
+    let read = bench.replica.read(index, 0, 1).await;
+    if !rustix::process::geteuid().is_root() {
+        assert_eq!(read, Err(ReadError::Io(Errno::ACCESS)));
+    }
+    let metadata = std::fs::metadata(bench.on_disk("a")).unwrap();
+    assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (3, 4));
+    assert_eq!(asked(&bench), []);
+}
+
+#[test]
+fn what_is_open_stays_so_whatever_its_mode() {
+    let name = "replica::tests::changes::what_is_open_stays_so_whatever_its_mode";
+    let check = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.unwrap().block_on(check_closed_modes());
+    };
+    crate::ordinary_user::run(name, check);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_somebody_else_placed_says_what_it_is() {
+    let placed = async |make: fn(&Path, &Bench)| {
+        let bench = Bench::writable(&[sparse("f", 10, BLOCK..5 * BLOCK)], "/tmp");
+        let f = bench.tree.index("f");
+        // It has been looked for, and was not there.
+        bench.check("f", 2 * BLOCK, 10).await;
+        assert_eq!(asked(&bench), []);
+        make(&bench.on_disk("f"), &bench);
+        bench.replica.write(f, 3 * BLOCK + 5, bytes(3, 1)).await.unwrap();
+        let read = bench.replica.read(f, 3 * BLOCK + 4, 4).await.unwrap();
+        assert_eq!(*read, [0, 1, 1, 1]);
+        bench
+    };
+    let bench = placed(|path, bench| {
+        let entry = bench.replica.manifest().entry(bench.tree.index("f")).unwrap();
+        let file = std::fs::File::create_new(path).unwrap();
+        state::set(&file, &state::State::of(&entry, 0o600)).unwrap();
+        file.set_len(entry.size()).unwrap();
+    })
+    .await;
+    let f = bench.tree.index("f");
+    bench.replica.localize(f).await.unwrap();
+    assert_eq!(std::fs::metadata(bench.on_disk("f")).unwrap().mode() & 0o7777, 0o600, "it has another mode");
+    let bench = placed(|path, _| std::fs::write(path, [0; 10]).unwrap()).await;
+    assert_eq!(bench.replica.size(f), Some(3 * BLOCK + 8));
+    assert_eq!(asked(&bench), []);
+}

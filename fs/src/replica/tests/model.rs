@@ -246,3 +246,71 @@ async fn writing_goes_on_while_everything_is_fetched() {
         assert!(std::fs::read(bench.on_disk("f")).unwrap() == expected, "the disk has something else");
     }
 }
+
+/// Numbers that look random, the same each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// One who changes a file in every way, while others read it and everything is fetched: reads never fail, and whoever
+/// changes it sees exactly what it did.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_never_fail_while_a_file_is_changed() {
+    for (seed, filesystem) in [(1, "/tmp"), (2, "/dev/shm")] {
+        let files = [files().remove(1), file("large", 50 * BLOCK + 9)];
+        let mut bench = Bench::writable(&files, filesystem);
+        bench.origin.otherwise(Act::Serve(Duration::from_millis(1)));
+        bench.hydrate = true;
+        let bench = Arc::new(bench.reopened().await);
+        let indices = files.map(|file| bench.tree.index(file.path));
+        let mut contents = indices.map(|index| bench.tree.content(index).to_vec());
+        let done = Arc::new(AtomicBool::new(false));
+        let readers: Vec<_> = (0..2)
+            .map(|reader| {
+                let (bench, done) = (bench.clone(), done.clone());
+                tokio::spawn(async move {
+                    let mut numbers = Numbers(reader);
+                    while !done.load(Relaxed) {
+                        let (at, length) = (numbers.below(50 * BLOCK), numbers.below(3 * BLOCK));
+                        let index = indices[numbers.below(2) as usize];
+                        bench.replica.read(index, at, length as u32).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        let mut numbers = Numbers(seed);
+        for step in 0..150 {
+            let file = numbers.below(2) as usize;
+            let (index, content) = (indices[file], &mut contents[file]);
+            let at = numbers.below(content.len() as u64 + BLOCK);
+            match numbers.below(8) {
+                0 => {
+                    bench.replica.truncate(index, at).await.unwrap();
+                    content.resize(at as usize, 0);
+                }
+                1 => bench.replica.sync(index, false).await.unwrap(),
+                2 if step > 100 => bench.replica.localize(index).await.unwrap(),
+                with => {
+                    let length = 1 + numbers.below(2 * BLOCK);
+                    let bytes = vec![with as u8; length as usize].into();
+                    assert_eq!(bench.replica.write(index, at, bytes).await.unwrap(), length);
+                    let end = (at + length) as usize;
+                    content.resize(content.len().max(end), 0);
+                    content[at as usize..end].fill(with as u8);
+                }
+            }
+            let read = bench.replica.read(index, 0, u32::MAX).await.unwrap();
+            let differs = read.iter().zip(&*content).position(|(one, other)| one != other);
+            assert!(*read == **content, "seed {seed}, step {step}: {} bytes, {differs:?}", read.len());
+        }
+        done.store(true, Relaxed);
+        for reader in readers {
+            reader.await.unwrap();
+        }
+    }
+}
