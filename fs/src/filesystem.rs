@@ -5,23 +5,27 @@
 //! entry's number follows from its place in the manifest, and back.
 //!
 //! Most calls are answered from memory. Those that may wait come in two: `try_…` answers at once or says
-//! [`Now::Later`], and the async one waits. The wait for the origin ends as [`WhenGone`] says.
+//! [`Now::Later`], and the async one waits. The wait for the origin ends as [`WhenGone`](crate::replica::WhenGone) says.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::io::Errno;
 
 use crate::manifest::{Arrival, Entry, EntryIndex, Kind, Listing, Manifest, NotYet};
 use crate::name::NAME_BYTES_MAX;
-use crate::replica::{ReadError, Replica, TryRead, WAIT_DEFAULT, WhenGone};
+use crate::replica::names::NamesError;
+use crate::replica::{ReadError, Replica, TryRead, WriteError};
 
 mod attributes;
+mod clone;
 mod list;
 mod seek;
 mod shown;
 mod xattr;
 
 pub use attributes::{Attributes, BLOCK_SIZE, NodeId, Owner};
+pub use clone::{Change, CloneTree, Handle, Listed as CloneListed, Reading, When};
 pub use list::{List, Listed};
 pub use seek::Seek;
 use shown::{Showcase, Shown};
@@ -56,12 +60,48 @@ pub enum ViewError {
     /// Nothing lies at or beyond this offset.
     #[error("beyond the end of the file")]
     BeyondEnd,
+    /// The part of the manifest that is needed has not arrived yet.
+    #[error("the directory's entries have not arrived yet")]
+    NotYet,
+    /// The local disk, or the rules of file systems, refused.
+    #[error("the local disk refused: {0}")]
+    System(Errno),
     /// Whoever asked was told to stop.
     #[error("interrupted")]
     Interrupted,
     /// The content could not be had.
     #[error(transparent)]
     Read(#[from] ReadError),
+}
+
+impl From<Errno> for ViewError {
+    fn from(errno: Errno) -> Self {
+        Self::System(errno)
+    }
+}
+
+impl From<NotYet> for ViewError {
+    fn from(NotYet: NotYet) -> Self {
+        Self::NotYet
+    }
+}
+
+impl From<NamesError> for ViewError {
+    fn from(error: NamesError) -> Self {
+        match error {
+            NamesError::System(errno) => Self::System(errno),
+            NamesError::NotYet(_) => Self::NotYet,
+        }
+    }
+}
+
+impl From<WriteError> for ViewError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Fetch(error) => Self::Read(error),
+            WriteError::Disk(errno) => Self::System(errno),
+        }
+    }
 }
 
 /// An answer that may have to be waited for.
@@ -76,10 +116,18 @@ pub enum Now<T> {
 /// What `statfs` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
-    /// Blocks of [`BLOCK_SIZE`] of all files, also of those still to come.
+    /// Bytes of a block.
+    pub block_bytes: u32,
+    /// Blocks.
     pub blocks: u64,
-    /// Entries.
+    /// Blocks that are free.
+    pub blocks_free: u64,
+    /// Blocks that are free for ordinary users.
+    pub blocks_available: u64,
+    /// Inodes.
     pub entries: u64,
+    /// Inodes that can still be made.
+    pub entries_free: u64,
 }
 
 /// One root of a replica as a read-only tree. Shared between threads and tasks.
@@ -142,7 +190,7 @@ impl TreeView {
 
     /// Waits until a directory's listing has arrived. Cancel safe.
     ///
-    /// Where [`WhenGone`] sets a limit, it counts from the last part of the manifest that arrived.
+    /// Where [`WhenGone`](crate::replica::WhenGone) sets a limit, it counts from the last part of the manifest that arrived.
     pub async fn listed(&self, directory: NodeId) -> Result<(), ViewError> {
         let directory = self.directory(directory)?;
         let mut arrival = self.manifest().arrival();
@@ -152,7 +200,7 @@ impl TreeView {
             if self.manifest().children(directory) != Listing::NotYet {
                 return Ok(());
             }
-            let more = self.in_time(arrival.changed()).await?;
+            let more = in_time(&self.replica, arrival.changed()).await?;
             more.map_err(|_| ViewError::ManifestFailed("it broke off".into()))?;
         }
     }
@@ -211,8 +259,12 @@ impl TreeView {
     pub fn space(&self) -> Space {
         let manifest = self.manifest();
         Space {
+            block_bytes: BLOCK_SIZE,
             blocks: manifest.file_bytes().div_ceil(u64::from(BLOCK_SIZE)),
+            blocks_free: 0,
+            blocks_available: 0,
             entries: manifest.entries().into(),
+            entries_free: 0,
         }
     }
 
@@ -275,15 +327,34 @@ impl TreeView {
             Arrival::Listed(_) | Arrival::Complete => Ok(()),
         }
     }
+}
 
-    /// Runs `wait` to its end, or for as long as a read waits for the origin.
-    pub(crate) async fn in_time<T>(&self, wait: impl Future<Output = T>) -> Result<T, ViewError> {
-        let limit = match self.replica.when_gone() {
-            WhenGone::WaitForever => return Ok(wait.await),
-            WhenGone::Wait(limit) => limit,
-            WhenGone::Fail => WAIT_DEFAULT,
-        };
-        tokio::time::timeout(limit, wait).await.map_err(|_| ViewError::Late)
+/// Runs `wait` to its end, or for as long as a read of `replica` waits for the origin.
+async fn in_time<T>(replica: &Replica, wait: impl Future<Output = T>) -> Result<T, ViewError> {
+    match replica.when_gone().limit() {
+        None => Ok(wait.await),
+        Some(limit) => tokio::time::timeout(limit, wait).await.map_err(|_| ViewError::Late),
+    }
+}
+
+/// A tree that can be mounted.
+#[derive(Debug)]
+pub enum Tree {
+    /// One that cannot be changed.
+    View(TreeView),
+    /// One that can.
+    Clone(CloneTree),
+}
+
+impl From<TreeView> for Tree {
+    fn from(view: TreeView) -> Self {
+        Self::View(view)
+    }
+}
+
+impl From<CloneTree> for Tree {
+    fn from(tree: CloneTree) -> Self {
+        Self::Clone(tree)
     }
 }
 

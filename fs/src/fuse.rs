@@ -7,6 +7,7 @@
 //! - A mount whose server has died is found and removed by [`sweep_dead`].
 
 mod adapter;
+mod clone;
 mod copies;
 mod direct;
 mod errno;

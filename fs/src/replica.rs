@@ -57,7 +57,8 @@ pub use finish::{FinishError, Receipt};
 use inodes::Descriptors;
 pub use key::InodeKey;
 pub use layout::Layout;
-use places::Positions;
+use names::{Files, Names};
+use places::{Places, Positions};
 use probe::Refusal;
 pub use settle::SettleError;
 pub use status::ReplicaStatus;
@@ -87,6 +88,8 @@ pub struct ReplicaConfig {
     pub descriptors_max: Option<usize>,
     /// Whether everything is fetched in the background, until nothing is missing.
     pub hydrate: bool,
+    /// Whether its first root can be changed.
+    pub is_writable: bool,
 }
 
 impl ReplicaConfig {
@@ -98,6 +101,7 @@ impl ReplicaConfig {
             memory_bytes_max: MEMORY_BYTES_DEFAULT,
             descriptors_max: None,
             hydrate: false,
+            is_writable: false,
         }
     }
 }
@@ -179,6 +183,7 @@ pub enum TryRead {
 #[derive(Debug)]
 pub struct Replica {
     engine: Arc<Engine>,
+    names: Option<Arc<Names>>,
 }
 
 impl Replica {
@@ -230,7 +235,18 @@ impl Replica {
         let digests = DigestFile::open(&config.layout.digests_path(), manifest.blocks())
             .map_err(|source| disk("its digests cannot be opened", source))?;
         let store = Arc::new(Store { layout: Arc::new(config.layout), backing });
-        let places = Box::new(Positions { manifest: manifest.clone(), store: store.clone() });
+        let positions = Positions { manifest: manifest.clone(), store: store.clone() };
+        let names = match config.is_writable {
+            true => Some(Arc::new(
+                Names::open(store.layout.clone(), manifest.clone())
+                    .map_err(|error| disk("its names cannot be read", error.into()))?,
+            )),
+            false => None,
+        };
+        let places: Box<dyn Places> = match &names {
+            Some(names) => Box::new(Files { names: names.clone(), companions: positions }),
+            None => Box::new(positions),
+        };
         let engine = Engine::new(Parts {
             manifest,
             origin,
@@ -247,12 +263,17 @@ impl Replica {
         if config.hydrate {
             engine.runtime.spawn(hydrate::run(engine.clone()));
         }
-        Ok(Arc::new(Self { engine }))
+        Ok(Arc::new(Self { engine, names }))
     }
 
     /// The snapshot's manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.engine.manifest
+    }
+
+    /// The names of its first root, if that can be changed.
+    pub fn names(&self) -> Option<&Arc<Names>> {
+        self.names.as_ref()
     }
 
     /// What reads do while the origin is gone.

@@ -1,5 +1,7 @@
 //! What `stat` shows of an entry.
 
+use rustix::fs::FileType;
+
 use crate::manifest::{Entry, EntryIndex, Kind, Mtime, allocated_512};
 
 use super::shown::Shown;
@@ -49,25 +51,33 @@ impl Owner {
     }
 }
 
-/// What `stat` shows. Access and change time equal the modification time.
+/// What `stat` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
     /// Its number; names of one inode share it.
     pub node: NodeId,
+    /// Tells apart inodes that have this number one after the other.
+    pub generation: u64,
     /// What it is.
-    pub kind: Kind,
-    /// Permission bits, at most `0o1777`.
+    pub kind: FileType,
+    /// Permission bits.
     pub mode: u16,
     /// Bytes of a file or of a symlink's target.
     pub size: u64,
     /// Allocated bytes in units of 512.
     pub blocks_512: u64,
-    /// When it was last modified.
+    /// When its content was last used; of what is not local, when it was last modified.
+    pub atime: Mtime,
+    /// When its content was last modified.
     pub mtime: Mtime,
+    /// When anything about it was last changed; of what was never changed here, when it was last modified.
+    pub ctime: Mtime,
     /// Names of a file; for a directory two and one per subdirectory.
     pub nlink: u32,
     /// Whom it belongs to.
     pub owner: Owner,
+    /// The device that it stands for, if it does.
+    pub device: u64,
 }
 
 impl Attributes {
@@ -76,14 +86,26 @@ impl Attributes {
         let size = shown.size(entry);
         Self {
             node,
-            kind: entry.kind(),
+            generation: 0,
+            kind: file_type(entry.kind()),
             mode: shown.mode(entry),
             size,
             blocks_512: if entry.kind() == Kind::File { allocated_512(size, shown.holes()) } else { 0 },
+            atime: entry.mtime(),
             mtime: entry.mtime(),
+            ctime: entry.mtime(),
             nlink: entry.nlink(),
             owner,
+            device: 0,
         }
+    }
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Directory => FileType::Directory,
+        Kind::File => FileType::RegularFile,
+        Kind::Symlink => FileType::Symlink,
     }
 }
 

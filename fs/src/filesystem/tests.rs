@@ -15,7 +15,8 @@ use crate::manifest::{
     Builder, Extra, Flags, LeftOutList, Meta, Mtime, NewEntry, Receiver, SnapshotId, frame,
 };
 use crate::origin::{Availability, BlockRange, Class, Deliveries, Delivery, Origin, Run};
-use crate::replica::{Layout, ReplicaConfig};
+use crate::replica::{Layout, ReplicaConfig, WhenGone};
+use rustix::fs::FileType;
 
 const OWNER: Owner = Owner { uid: 1234, gid: 567 };
 const MTIME: Mtime = Mtime { sec: -7, nsec: 123_456_789 };
@@ -180,19 +181,29 @@ async fn stat_shows_what_the_manifest_says() {
     let sparse = Spec { extra: holes, ..file(b"0/tmp/sparse", 200_000) };
     let view = complete(at.path(), &[sticky, sparse, link(b"0/to", b"/abs/../x"), file(b"0/\xff\n", 1)]);
     let root = view.attributes(NodeId::ROOT).unwrap();
-    assert_eq!((root.kind, root.mode, root.size, root.nlink), (Kind::Directory, 0o755, 0, 3));
+    assert_eq!((root.kind, root.mode, root.size, root.nlink), (FileType::Directory, 0o755, 0, 3));
     let tmp = find(&view, "tmp").unwrap();
     assert_eq!((tmp.mode, tmp.nlink, tmp.owner, tmp.mtime), (0o1777, 2, OWNER, MTIME));
     let sparse = find(&view, "tmp/sparse").unwrap();
     assert_eq!((sparse.size, sparse.blocks_512), (200_000, (200_000 - 131_072u64).div_ceil(4096) * 8));
     let to = find(&view, "to").unwrap();
-    assert_eq!((to.kind, to.size), (Kind::Symlink, 9));
+    assert_eq!((to.kind, to.size), (FileType::Symlink, 9));
     assert_eq!(view.read_link(to.node).unwrap(), &b"/abs/../x"[..]);
     let Now::Ready(Some(odd)) = view.try_lookup(NodeId::ROOT, b"\xff\n").unwrap() else { panic!("gone") };
     assert_eq!(odd.blocks_512, 8);
     assert_eq!(find(&view, "tmp/none"), None);
     assert_eq!(view.seek(sparse.node, 70_000, Seek::Data), Ok(196_608));
-    assert_eq!(view.space(), Space { blocks: 200_001u64.div_ceil(4096), entries: 5 });
+    assert_eq!(
+        view.space(),
+        Space {
+            block_bytes: 4096,
+            blocks: 200_001u64.div_ceil(4096),
+            blocks_free: 0,
+            blocks_available: 0,
+            entries: 5,
+            entries_free: 0,
+        }
+    );
 }
 
 #[tokio::test]
@@ -344,7 +355,7 @@ async fn a_directory_is_waited_for_until_it_arrives() {
         }
     };
     let (found, ()) = tokio::join!(view.lookup(NodeId::ROOT, b"d"), arrive);
-    assert_eq!(found.unwrap().unwrap().kind, Kind::Directory);
+    assert_eq!(found.unwrap().unwrap().kind, FileType::Directory);
     view.listed(NodeId::ROOT).await.unwrap();
     assert!(find(&view, "d/e/y").is_some());
 }

@@ -21,7 +21,7 @@ use super::errno::errno;
 use super::interrupt::Caller;
 use super::reply::{self, DirectoryReply, TTL, file_attr};
 use super::waits::Waits;
-use crate::filesystem::{BLOCK_SIZE, NodeId, Now, Seek, Space, TreeView, ViewError};
+use crate::filesystem::{NodeId, Now, Seek, TreeView, ViewError};
 use crate::name::NAME_BYTES_MAX;
 
 /// Bytes of one request at most; the kernel grants no more by default (`fs.fuse.max_pages_limit`).
@@ -62,7 +62,8 @@ impl Adapter {
         T: Send + 'static,
         W: Future<Output = Result<T, ViewError>> + Send + 'static,
     {
-        self.waits.answer_later(Caller::new(request.pid()), self.view.clone(), reply, work, answer);
+        let (caller, limit) = (Caller::new(request.pid()), self.view.replica().when_gone().limit());
+        self.waits.answer_later(caller, limit, reply, work(self.view.clone()), answer);
     }
 
     fn list<R: DirectoryReply>(&self, request: &Request, directory: NodeId, position: u64, mut reply: R) {
@@ -87,17 +88,7 @@ impl Adapter {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for capability in CAPABILITIES {
-            if let Err(missing) = config.add_capabilities(capability) {
-                tracing::debug!(?missing, "the kernel lacks a FUSE capability");
-            }
-        }
-        if config.set_max_write(REQUEST_BYTES_MAX).is_err()
-            || config.set_max_background(BACKGROUND_MAX).is_err()
-        {
-            return Err(io::Error::other("fuser refuses the size or the number of requests"));
-        }
-        Ok(())
+        configure(config, &CAPABILITIES)
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -215,8 +206,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let Space { blocks, entries } = self.view.space();
-        reply.statfs(blocks, 0, 0, entries, 0, BLOCK_SIZE, NAME_BYTES_MAX as u32, BLOCK_SIZE);
+        reply::space(reply, &self.view.space(), NAME_BYTES_MAX as u32);
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -251,8 +241,22 @@ impl Filesystem for Adapter {
     }
 }
 
+/// Agrees with the kernel on what it offers of `capabilities`.
+pub(super) fn configure(config: &mut KernelConfig, capabilities: &[InitFlags]) -> io::Result<()> {
+    for capability in capabilities {
+        if let Err(missing) = config.add_capabilities(*capability) {
+            tracing::debug!(?missing, "the kernel lacks a FUSE capability");
+        }
+    }
+    if config.set_max_write(REQUEST_BYTES_MAX).is_err() || config.set_max_background(BACKGROUND_MAX).is_err()
+    {
+        return Err(io::Error::other("fuser refuses the size or the number of requests"));
+    }
+    Ok(())
+}
+
 /// Keeps a panic from ending the dispatch thread, and the mount with it: the reply, dropped on the way, answers EIO.
-fn guarded(work: impl FnOnce()) {
+pub(super) fn guarded(work: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
         tracing::error!("a request of the kernel was answered with EIO since its handler panicked");
     }

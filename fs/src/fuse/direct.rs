@@ -26,6 +26,8 @@ pub(super) struct Spec {
     pub(super) owner: (u32, u32),
     /// Whether it also answers to every other user.
     pub(super) allow_other: bool,
+    /// Whether nothing can be changed in it.
+    pub(super) is_read_only: bool,
 }
 
 /// Opens `/dev/fuse`.
@@ -44,7 +46,8 @@ pub(super) fn mount(at: &Path, spec: &Spec) -> Result<OwnedFd, Errno> {
     );
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
     // Programs may be run from a workspace, so never noexec; but a peer hands out neither privileges nor devices.
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let flags = if spec.is_read_only { flags | MountFlags::RDONLY } else { flags };
     rustix::mount::mount(spec.source.as_str(), at, FS_TYPE, flags, options.as_c_str())?;
     Ok(device)
 }

@@ -8,7 +8,8 @@ use crate::replica::ReadError;
 /// The errno of a failed call.
 pub(super) fn errno(error: &ViewError) -> Errno {
     match error {
-        ViewError::ManifestFailed(_) | ViewError::Late => Errno::EIO,
+        ViewError::ManifestFailed(_) | ViewError::Late | ViewError::NotYet => Errno::EIO,
+        ViewError::System(errno) => Errno::from_i32(errno.raw_os_error()),
         ViewError::NotADirectory => Errno::ENOTDIR,
         ViewError::IsADirectory => Errno::EISDIR,
         ViewError::WrongKind => Errno::EINVAL,

@@ -71,8 +71,11 @@ fn mount(programs: &[&str], at: &Path, spec: &Spec, until: Instant) -> Result<Ow
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(io::Error::from)?;
     let allow_other = if spec.allow_other { ",allow_other" } else { "" };
-    let options =
-        format!("ro,nosuid,nodev,default_permissions,fsname={},subtype=twinshare{allow_other}", spec.source);
+    let access = if spec.is_read_only { "ro" } else { "rw" };
+    let options = format!(
+        "{access},nosuid,nodev,default_permissions,fsname={},subtype=twinshare{allow_other}",
+        spec.source
+    );
     let mut child = spawn(programs, |command| {
         command.arg("-o").arg(&options).arg("--").arg(at);
         command.env("_FUSE_COMMFD", theirs.as_raw_fd().to_string());
@@ -192,7 +195,8 @@ mod tests {
         let (program, pid) = (directory.path().join("fusermount3"), directory.path().join("pid"));
         fs::write(&program, format!("#!/bin/sh\necho $$ > {}\n{script}", pid.display())).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let spec = Spec { source: "twinshare:a/b".into(), owner: (0, 0), allow_other: false };
+        let spec =
+            Spec { source: "twinshare:a/b".into(), owner: (0, 0), allow_other: false, is_read_only: true };
         let until = Instant::now() + Duration::from_secs(1);
         let mounted = mount(&[program.to_str().unwrap()], directory.path(), &spec, until);
         let error = mounted.unwrap_err().to_string();

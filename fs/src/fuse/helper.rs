@@ -211,7 +211,7 @@ mod tests {
     }
 
     fn spec() -> Spec {
-        Spec { source: "twinshare:a/b".into(), owner: (0, 0), allow_other: false }
+        Spec { source: "twinshare:a/b".into(), owner: (0, 0), allow_other: false, is_read_only: true }
     }
 
     #[test]

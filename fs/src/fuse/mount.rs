@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, Filesystem, Session, SessionACL};
 use rustix::io::Errno;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::adapter::Adapter;
+use super::clone::CloneAdapter;
 use super::copies::{copies, is_copied};
 use super::direct::{DEVICE, Spec, open_device};
 use super::fusermount::FusermountError;
@@ -19,7 +20,7 @@ use super::liveness::{in_time, is_fuse};
 use super::mountinfo::{Mounted, mounted_at};
 use super::privilege::{Mounter, Route};
 use super::unmount::{UnmountError, unmount};
-use crate::filesystem::TreeView;
+use crate::filesystem::Tree;
 
 /// Bytes of a mount's name at most; the kernel cuts lines of its table of mounts at a page.
 const NAME_BYTES_MAX: usize = 200;
@@ -113,14 +114,14 @@ pub struct MountedRoot {
 }
 
 impl Mounter {
-    /// Mounts `view` on the directory `at`, read-only, and serves it: requests that wait become tasks on `runtime`,
+    /// Mounts `tree` on the directory `at`, a view read-only, and serves it: requests that wait become tasks on `runtime`,
     /// which must run for as long as the mount does.
     ///
     /// `at` is reached by its path here and when it is unmounted, never in between. Blocks for a few milliseconds,
     /// 12 s at worst.
     pub fn mount(
         &self,
-        view: TreeView,
+        tree: impl Into<Tree>,
         at: &Path,
         options: &MountOptions,
         runtime: Handle,
@@ -129,9 +130,15 @@ impl Mounter {
         check_device()?;
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let source = format!("twinshare:{}", cleaned(&options.name));
-        let spec = Spec { source, owner, allow_other: options.allow_other };
+        let tree = tree.into();
+        let is_read_only = matches!(tree, Tree::View(_));
+        let spec = Spec { source, owner, allow_other: options.allow_other, is_read_only };
         let device = self.route.mount(&at, &spec)?;
-        let served = serve(Adapter::new(view, runtime), device).and_then(|ended| {
+        let served = match tree {
+            Tree::View(view) => serve(Adapter::new(view, runtime), device),
+            Tree::Clone(tree) => serve(CloneAdapter::new(tree, runtime), device),
+        };
+        let served = served.and_then(|ended| {
             let mount = mounted_at(&at)?.filter(Mounted::is_ours);
             Ok((ended, mount.ok_or_else(|| io::Error::other("it has been unmounted at once"))?))
         });
@@ -251,7 +258,7 @@ fn cleaned(name: &str) -> String {
 }
 
 /// Greets the kernel and starts the thread that answers it.
-fn serve(adapter: Adapter, device: OwnedFd) -> io::Result<watch::Receiver<Option<SessionEnd>>> {
+fn serve(adapter: impl Filesystem, device: OwnedFd) -> io::Result<watch::Receiver<Option<SessionEnd>>> {
     // Whom the mount answers is the kernel's to check, by the options of the mount; fuser would only check again, and
     // refuse requests that a set-user-id program makes.
     let session = Session::from_fd(adapter, device, SessionACL::All, Config::default())?;

@@ -6,18 +6,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fuser::{
-    Errno, FileAttr, FileType, Generation, INodeNo, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEntry, ReplyXattr,
+    Errno, FileAttr, FileType, Generation, INodeNo, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyStatfs, ReplyXattr,
 };
 
+use rustix::fs::FileType as Kind;
+
 use super::errno::errno;
-use crate::filesystem::{Attributes, BLOCK_SIZE, Listed, NodeId, Now, TreeView, ViewError};
-use crate::manifest::{Kind, Mtime};
+use crate::filesystem::{
+    Attributes, BLOCK_SIZE, CloneListed, Listed, NodeId, Now, Space, TreeView, ViewError,
+};
+use crate::manifest::Mtime;
 
 /// How long the kernel may keep names and attributes: a snapshot never changes.
 pub(super) const TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// A number is never used for another entry.
-const GENERATION: Generation = Generation(0);
 
 /// A reply that takes one entry of a directory after the other.
 pub(super) trait DirectoryReply: Send + 'static {
@@ -45,7 +47,15 @@ impl DirectoryReply for ReplyDirectoryPlus {
     fn add(&mut self, listed: &Listed<'_>) -> bool {
         let attr = file_attr(&listed.attributes);
         let name = OsStr::from_bytes(listed.name);
-        ReplyDirectoryPlus::add(self, attr.ino, listed.next, name, &TTL, &attr, GENERATION)
+        ReplyDirectoryPlus::add(
+            self,
+            attr.ino,
+            listed.next,
+            name,
+            &TTL,
+            &attr,
+            Generation(listed.attributes.generation),
+        )
     }
 
     fn send(self, result: Result<(), ViewError>) {
@@ -79,9 +89,78 @@ pub(super) fn fill(
 pub(super) fn entry(reply: ReplyEntry, found: Result<Option<Attributes>, ViewError>) {
     match found {
         Ok(attributes) => {
+            let generation = Generation(attributes.map_or(0, |attributes| attributes.generation));
             let attr = attributes.map_or(NO_ENTRY, |attributes| file_attr(&attributes));
-            reply.entry(&TTL, &attr, GENERATION);
+            reply.entry(&TTL, &attr, generation);
         }
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// A reply that takes entries of a clone's directories.
+pub(super) trait CloneDirectoryReply: Send + 'static {
+    /// Whether the kernel is told of the inodes, and will forget them.
+    const TELLS: bool;
+    /// Adds one; true when it did not fit.
+    fn add(&mut self, listed: &CloneListed<'_>) -> bool;
+    /// Sends what was added, or the error.
+    fn send(self, result: Result<(), ViewError>);
+}
+
+impl CloneDirectoryReply for ReplyDirectory {
+    const TELLS: bool = false;
+
+    fn add(&mut self, listed: &CloneListed<'_>) -> bool {
+        let attr = file_attr(&listed.attributes);
+        ReplyDirectory::add(self, attr.ino, listed.next, attr.kind, OsStr::from_bytes(listed.name))
+    }
+
+    fn send(self, result: Result<(), ViewError>) {
+        DirectoryReply::send(self, result);
+    }
+}
+
+impl CloneDirectoryReply for ReplyDirectoryPlus {
+    const TELLS: bool = true;
+
+    fn add(&mut self, listed: &CloneListed<'_>) -> bool {
+        let attr = file_attr(&listed.attributes);
+        let (name, generation) = (OsStr::from_bytes(listed.name), Generation(listed.attributes.generation));
+        ReplyDirectoryPlus::add(self, attr.ino, listed.next, name, &TTL, &attr, generation)
+    }
+
+    fn send(self, result: Result<(), ViewError>) {
+        DirectoryReply::send(self, result);
+    }
+}
+
+/// What `stat` shows.
+pub(super) fn attributes(reply: ReplyAttr, attributes: Result<Attributes, ViewError>) {
+    match attributes {
+        Ok(attributes) => reply.attr(&TTL, &file_attr(&attributes)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// What `statfs` shows.
+pub(super) fn space(reply: ReplyStatfs, space: &Space, name_bytes_max: u32) {
+    let Space { block_bytes, blocks, blocks_free, blocks_available, entries, entries_free } = *space;
+    reply.statfs(
+        blocks,
+        blocks_free,
+        blocks_available,
+        entries,
+        entries_free,
+        block_bytes,
+        name_bytes_max,
+        block_bytes,
+    );
+}
+
+/// That something was done.
+pub(super) fn done(reply: ReplyEmpty, done: Result<(), ViewError>) {
+    match done {
+        Ok(()) => reply.ok(),
         Err(error) => reply.error(errno(&error)),
     }
 }
@@ -107,25 +186,30 @@ pub(super) fn xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>, ViewErr
 
 /// What `stat` shows, for the kernel.
 pub(super) fn file_attr(attributes: &Attributes) -> FileAttr {
-    let mtime = system_time(attributes.mtime);
     FileAttr {
         ino: INodeNo(attributes.node.0),
         size: attributes.size,
         blocks: attributes.blocks_512,
-        atime: mtime,
-        mtime,
-        ctime: mtime,
-        crtime: mtime,
+        atime: system_time(attributes.atime),
+        mtime: system_time(attributes.mtime),
+        ctime: system_time(attributes.ctime),
+        crtime: system_time(attributes.mtime),
         kind: match attributes.kind {
             Kind::Directory => FileType::Directory,
-            Kind::File => FileType::RegularFile,
             Kind::Symlink => FileType::Symlink,
+            Kind::Fifo => FileType::NamedPipe,
+            Kind::Socket => FileType::Socket,
+            Kind::CharacterDevice => FileType::CharDevice,
+            Kind::BlockDevice => FileType::BlockDevice,
+            // There are no others on Linux.
+            Kind::RegularFile | Kind::Unknown => FileType::RegularFile,
         },
         perm: attributes.mode,
         nlink: attributes.nlink,
         uid: attributes.owner.uid,
         gid: attributes.owner.gid,
-        rdev: 0,
+        // The kernel's interface has 32 bits for it, as `new_encode_dev` puts them.
+        rdev: attributes.device as u32,
         blksize: BLOCK_SIZE,
         flags: 0,
     }

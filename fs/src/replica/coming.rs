@@ -19,7 +19,7 @@ pub(super) enum Coming {
 }
 
 impl Blocks {
-    /// Marks blocks as asked for. They must have been [missing](Inode::missing).
+    /// Marks blocks as asked for. They must have been [missing](super::inode::Inode::missing).
     pub(super) fn ask(&mut self, ranges: &[Range<u64>], ask: &Arc<Ask>) {
         for block in ranges.iter().cloned().flatten() {
             self.coming.insert(block, Coming::Asked(ask.clone()));

@@ -30,7 +30,9 @@ use crate::manifest::{Entry, EntryIndex, Kind, Manifest, Mtime, NotYet};
 
 mod change;
 mod directory;
+mod files;
 mod groups;
+mod inode;
 mod list;
 mod located;
 mod place;
@@ -38,6 +40,7 @@ mod staging;
 
 pub use change::{Made, Owner, Removed, Rename};
 use directory::{Directories, Directory, Look};
+pub(super) use files::Files;
 use groups::Groups;
 pub use list::NameList;
 use located::{Located, Name};
@@ -55,6 +58,15 @@ pub enum NamesError {
     /// The part of the manifest that is needed has not arrived.
     #[error(transparent)]
     NotYet(#[from] NotYet),
+}
+
+impl From<NamesError> for std::io::Error {
+    fn from(error: NamesError) -> Self {
+        match error {
+            NamesError::System(errno) => errno.into(),
+            NamesError::NotYet(NotYet) => Self::other(NotYet),
+        }
+    }
 }
 
 /// What a name leads to.
@@ -111,6 +123,23 @@ impl OnDisk {
     pub fn ctime(&self) -> Mtime {
         let on_disk = Mtime { sec: self.stat.st_ctime, nsec: self.stat.st_ctime_nsec as u32 };
         self.state.map_or(on_disk, |state| state.ctime)
+    }
+
+    /// When its content was last used; of what is unfinished, when it was last modified.
+    pub fn atime(&self) -> Mtime {
+        let on_disk = Mtime { sec: self.stat.st_atime, nsec: self.stat.st_atime_nsec as u32 };
+        self.state.map_or(on_disk, |state| state.mtime)
+    }
+
+    /// The manifest's entry that it is, while it is unfinished.
+    pub fn entry(&self) -> Option<EntryIndex> {
+        self.state.and_then(|state| state.index)
+    }
+
+    /// True for a directory of which the disk may not have all entries.
+    pub fn is_partial_directory(&self) -> bool {
+        self.is(FileType::Directory)
+            && self.state.is_some_and(|state| state.index.is_some() && !state.complete)
     }
 
     fn is(&self, kind: FileType) -> bool {
@@ -206,6 +235,15 @@ impl Names {
             Some(directory) => self.look(&directory, name),
             None => Ok(self.child(self.entry_of(directory)?, name)?.map(Found::Virtual)),
         }
+    }
+
+    /// As [`lookup`](Self::lookup), if the answer needs no look at the disk; `None` if it does, or must be waited for.
+    pub fn lookup_now(&self, directory: InodeKey, name: &[u8]) -> Option<Option<Entry<'_>>> {
+        let InodeKey::Entry(index) = directory else { return None };
+        if !self.absent.is_set(index) {
+            return None;
+        }
+        self.child(index, name).ok()
     }
 
     /// What is known of an inode; ESTALE once it has no name any more.
@@ -367,6 +405,7 @@ impl Names {
                 break directory;
             }
             if self.is_absent(at) {
+                self.note_absent(at, &below);
                 return Ok(None);
             }
             let name = self.locate(at)?;
@@ -381,6 +420,20 @@ impl Names {
             }
         }
         Ok(Some(directory))
+    }
+
+    /// What lies below a directory that is not on the disk is not there either.
+    fn note_absent(&self, above: InodeKey, below: &[(InodeKey, Box<[u8]>)]) {
+        if below.is_empty() {
+            return;
+        }
+        let _placing = lock(&self.placing);
+        if self.is_absent(above) {
+            let indices = below.iter().filter_map(|(key, _)| key.entry());
+            for index in indices {
+                self.absent.set(index);
+            }
+        }
     }
 
     fn is_absent(&self, key: InodeKey) -> bool {

@@ -28,6 +28,11 @@ use crate::manifest::{Entry, EntryIndex, Mtime};
 /// The xattr's name.
 pub(super) const XATTR: &str = "user.twinshare";
 
+/// True for the names of xattrs that say something to a replica alone.
+pub(super) fn is_ours(name: &[u8]) -> bool {
+    name.strip_prefix(XATTR.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
+}
+
 /// Bytes of the encoded state. Up to 56 fit into an ext4 inode of 256 bytes beside its own fields.
 const STATE_BYTES: usize = 40;
 const VERSION: u8 = 1;

@@ -31,6 +31,17 @@ impl Default for WhenGone {
     }
 }
 
+impl WhenGone {
+    /// How long one waits for an origin from which nothing is heard, if there is a limit.
+    pub fn limit(self) -> Option<Duration> {
+        match self {
+            Self::Wait(limit) => Some(limit),
+            Self::Fail => Some(WAIT_DEFAULT),
+            Self::WaitForever => None,
+        }
+    }
+}
+
 impl fmt::Display for WhenGone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -123,6 +123,7 @@ impl Place {
     pub(crate) fn serve(&self, when_gone: &str) -> Result<Served> {
         let mut child = self
             .command(self.server()?)
+            .arg("view")
             .args([&self.source(), &self.mount_point(), &self.state()])
             .arg(when_gone)
             .stdin(Stdio::piped())

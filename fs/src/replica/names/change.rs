@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::super::state::{self, State};
 use super::directory::{Directory, Look};
-use super::staging::NO_DEVICE;
+use super::staging::{NO_DEVICE, is_whiteout};
 use super::{Found, InodeKey, Names, NamesError, OnDisk};
 use crate::beneath;
 use crate::clock;
@@ -78,25 +78,49 @@ impl Names {
         mode: u16,
         owner: Option<Owner>,
     ) -> Result<OnDisk, NamesError> {
-        if let Made::Special(kind, device) = made
-            && *kind == FileType::CharacterDevice
-            && *device == NO_DEVICE
-        {
-            return Err(Errno::PERM.into());
-        }
+        Ok(self.make_and_open(directory, name, made, mode, owner)?.0)
+    }
+
+    /// Makes a regular file and opens it for reading and writing, whatever its mode.
+    pub fn create(
+        &self,
+        directory: InodeKey,
+        name: &[u8],
+        mode: u16,
+        owner: Option<Owner>,
+    ) -> Result<(OnDisk, OwnedFd), NamesError> {
+        let (found, file) = self.make_and_open(directory, name, &Made::File, mode, owner)?;
+        Ok((found, file.ok_or(Errno::IO)?))
+    }
+
+    fn make_and_open(
+        &self,
+        directory: InodeKey,
+        name: &[u8],
+        made: &Made,
+        mode: u16,
+        owner: Option<Owner>,
+    ) -> Result<(OnDisk, Option<OwnedFd>), NamesError> {
         let directory = self.placed_directory(directory)?;
+        if matches!(made, Made::Special(FileType::CharacterDevice, NO_DEVICE)) {
+            refuse_whiteout(&directory)?;
+        }
         let _changing = self.changing([directory.key]);
         let place = self.free(directory, name)?;
-        self.put(&place, matches!(made, Made::Directory), |at, name| make(at, name, made, mode, owner))?;
-        self.found_at(&place)
+        let is_directory = matches!(made, Made::Directory);
+        let file = self.put(&place, is_directory, |at, name| make(at, name, made, mode, owner))?;
+        Ok((self.found_at(&place)?, file))
     }
 
     /// Gives an inode a further name.
     pub fn link(&self, key: InodeKey, directory: InodeKey, name: &[u8]) -> Result<OnDisk, NamesError> {
-        let number = self.place(key)?.stat.st_ino;
+        let stat = self.place(key)?.stat;
         let old = self.locate(key)?;
         let from = self.directory(old.directory)?.ok_or(Errno::STALE)?;
         let directory = self.placed_directory(directory)?;
+        if is_whiteout(&stat) {
+            refuse_whiteout(&directory)?;
+        }
         let _changing = self.changing([directory.key]);
         let place = self.free(directory, name)?;
         self.note_move(key)?;
@@ -104,7 +128,7 @@ impl Names {
             rustix::fs::linkat(from.fd(), &*old.name, at, name, AtFlags::empty())
         })?;
         // Without a state nothing else tells what it is.
-        self.located.add(key, number, place.directory.key, name);
+        self.located.add(key, stat.st_ino, place.directory.key, name);
         self.found_at(&place)
     }
 
@@ -173,11 +197,21 @@ impl Names {
         let emptied = emptied.map_or(source.key, |(other, _)| other);
         let _changing = self.changing([source.key, target.key, emptied]);
         let source = self.taken(source, from.1)?;
+        if let Look::There(stat, _) = &source.look
+            && is_whiteout(stat)
+        {
+            refuse_whiteout(&target)?;
+        }
         let look = target.look(to.1)?;
         let target = Place { directory: target, name: to.1, look };
         if how == Rename::Exchange
             && let Some((other, _)) = other
         {
+            if let Look::There(stat, _) = &target.look
+                && is_whiteout(stat)
+            {
+                refuse_whiteout(&source.directory)?;
+            }
             self.note_move(other)?;
             rename(&source, &target, RenameFlags::EXCHANGE)?;
             self.exchanged(&source, key, &target, other)?;
@@ -248,24 +282,24 @@ impl Names {
     }
 
     /// Makes something under a free name: at once, or in place of a whiteout.
-    fn put(
+    fn put<T>(
         &self,
         place: &Place<'_>,
         is_directory: bool,
-        make: impl FnOnce(BorrowedFd<'_>, &[u8]) -> Result<(), Errno>,
-    ) -> Result<(), NamesError> {
+        make: impl FnOnce(BorrowedFd<'_>, &[u8]) -> Result<T, Errno>,
+    ) -> Result<T, NamesError> {
         if !matches!(place.look, Look::Whiteout) {
             return Ok(make(place.directory.fd(), place.name)?);
         }
         let (staging, made) = (self.staging.at(), self.staging.name());
-        make(staging, &made)?;
+        let result = make(staging, &made)?;
         // A directory cannot take the place of anything else.
         let flags = if is_directory { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
         rustix::fs::renameat_with(staging, made.as_slice(), place.directory.fd(), place.name, flags)?;
         if is_directory {
             rustix::fs::unlinkat(staging, made.as_slice(), AtFlags::empty())?;
         }
-        Ok(())
+        Ok(result)
     }
 
     /// Takes a name away.
@@ -395,12 +429,13 @@ impl Names {
             return Err(Errno::NOTEMPTY.into());
         }
         let Some(directory) = self.directory(key)? else { return Ok(()) };
-        directory.change(|state| state.complete = true)?;
-        for name in beneath::names(directory.fd(), b"")? {
-            rustix::fs::unlinkat(directory.fd(), name.as_slice(), AtFlags::empty())?;
-        }
-        Ok(())
+        Ok(directory.complete()?)
     }
+}
+
+/// A device that says "no such name" where names of the manifest show cannot be told from one that somebody made.
+fn refuse_whiteout(directory: &Directory) -> Result<(), Errno> {
+    if directory.shows().is_some() { Err(Errno::PERM) } else { Ok(()) }
 }
 
 fn rename(source: &Place<'_>, target: &Place<'_>, flags: RenameFlags) -> Result<(), Errno> {
@@ -416,13 +451,20 @@ fn mtime_of(stat: &Stat) -> Mtime {
     Mtime { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as u32 }
 }
 
-/// Makes something under a name that is free. What was begun is taken back.
-fn make(at: BorrowedFd<'_>, name: &[u8], made: &Made, mode: u16, owner: Option<Owner>) -> Result<(), Errno> {
+/// Makes something under a name that is free; a file is open then. What was begun is taken back.
+fn make(
+    at: BorrowedFd<'_>,
+    name: &[u8],
+    made: &Made,
+    mode: u16,
+    owner: Option<Owner>,
+) -> Result<Option<OwnedFd>, Errno> {
     let bits = Mode::from_raw_mode(mode.into());
+    let mut file = None;
     match made {
         Made::File => {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            drop(rustix::fs::openat(at, name, flags, bits)?);
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            file = Some(rustix::fs::openat(at, name, flags, bits)?);
         }
         Made::Directory => rustix::fs::mkdirat(at, name, bits | Mode::RWXU)?,
         Made::Symlink(target) => rustix::fs::symlinkat(target.as_slice(), at, name)?,
@@ -434,7 +476,7 @@ fn make(at: BorrowedFd<'_>, name: &[u8], made: &Made, mode: u16, owner: Option<O
         // The first error is the one that tells.
         let _ = rustix::fs::unlinkat(at, name, flags);
     }
-    finished
+    finished.map(|()| file)
 }
 
 /// Gives what was made its owner and all of its mode, of which this process's mask may have taken some away.

@@ -13,6 +13,7 @@ use super::super::key::InodeKey;
 use super::super::lock;
 use super::super::state::{self, State, Stated};
 use super::staging::is_whiteout;
+use crate::beneath;
 use crate::clock;
 use crate::manifest::EntryIndex;
 
@@ -63,13 +64,43 @@ impl Directory {
             Stated::Unknown => return Err(Errno::IO),
         };
         let complete = state.is_none_or(|state| state.complete || state.index.is_none());
-        Ok(Self {
+        let directory = Self {
             key,
             fd,
             entry: state.and_then(|state| state.index),
             complete: AtomicBool::new(complete),
             state: Mutex::new(Kept { state, unwritten_since: None }),
-        })
+        };
+        if complete && directory.entry.is_some() {
+            // A crash came before they were removed.
+            directory.remove_whiteouts()?;
+        }
+        Ok(directory)
+    }
+
+    /// From now on the manifest's names no longer show in it: all that is to be seen is on the disk, and what a whiteout
+    /// hides is hidden.
+    pub(super) fn complete(&self) -> Result<(), Errno> {
+        {
+            let mut kept = lock(&self.state);
+            let Some(mut state) = kept.state else { return Ok(()) };
+            state.complete = true;
+            state::set(&self.fd, &state)?;
+            *kept = Kept { state: Some(state), unwritten_since: None };
+        }
+        // Whoever looks before they are gone must not take them for devices.
+        self.remove_whiteouts()?;
+        self.complete.store(true, Release);
+        Ok(())
+    }
+
+    fn remove_whiteouts(&self) -> Result<(), Errno> {
+        for name in beneath::names(self.fd.as_fd(), b"")? {
+            if is_whiteout(&rustix::fs::statat(&self.fd, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?) {
+                rustix::fs::unlinkat(&self.fd, name.as_slice(), AtFlags::empty())?;
+            }
+        }
+        Ok(())
     }
 
     /// Open for reading.
@@ -94,7 +125,8 @@ impl Directory {
             Err(Errno::NOENT) => return Ok(Look::Nothing),
             Err(errno) => return Err(errno),
         };
-        if is_whiteout(&stat) {
+        // Elsewhere it is the device of somebody who made it.
+        if is_whiteout(&stat) && self.shows().is_some() {
             return Ok(Look::Whiteout);
         }
         let state = match FileType::from_raw_mode(stat.st_mode) {
@@ -145,9 +177,6 @@ impl Directory {
         let Some(mut state) = kept.state else { return Ok(false) };
         change(&mut state);
         state::set(&self.fd, &state)?;
-        if state.complete {
-            self.complete.store(true, Release);
-        }
         *kept = Kept { state: Some(state), unwritten_since: None };
         Ok(true)
     }

@@ -35,6 +35,10 @@ struct Inode {
     number: u64,
     /// How often the kernel was told of it, less how often it forgot.
     lookups: u64,
+    /// It is no more, though the kernel may still know it.
+    is_gone: bool,
+    /// How many that are no more had this key while the kernel knew them.
+    generation: u64,
 }
 
 impl Located {
@@ -52,10 +56,17 @@ impl Located {
     pub(super) fn add(&self, key: InodeKey, number: u64, directory: InodeKey, name: &[u8]) {
         let mut table = lock(&self.table);
         table.keys.insert(number, key);
-        let inode =
-            table.inodes.entry(key).or_insert_with(|| Inode { names: Vec::new(), number, lookups: 0 });
-        // The disk gives a number anew once nobody has the inode any more.
+        let inode = table.inodes.entry(key).or_insert_with(|| Inode {
+            names: Vec::new(),
+            number,
+            lookups: 0,
+            is_gone: false,
+            generation: 0,
+        });
         inode.number = number;
+        if std::mem::replace(&mut inode.is_gone, false) {
+            inode.generation += 1;
+        }
         let is_it = |known: &Name| known.directory == directory && *known.name == *name;
         if !inode.names.iter().any(is_it) {
             inode.names.push(Name { directory, name: name.into() });
@@ -78,9 +89,15 @@ impl Located {
         let mut table = lock(&self.table);
         if let Some(inode) = table.inodes.get_mut(&key) {
             inode.names.clear();
+            inode.is_gone = true;
             let number = inode.number;
             table.keys.remove(&number);
         }
+    }
+
+    /// Tells apart inodes that had one key.
+    pub(super) fn generation(&self, key: InodeKey) -> u64 {
+        lock(&self.table).inodes.get(&key).map_or(0, |inode| inode.generation)
     }
 
     /// The kernel was told of the inode.

@@ -151,15 +151,7 @@ impl Names {
         let file = match beneath::open(self.layout.links(), &anchor, OFlags::PATH) {
             Ok(file) => file,
             Err(Errno::NOENT) if self.is_placed(first)? => return Ok(()),
-            Err(Errno::NOENT) => {
-                let mode = match self.shown(first)? {
-                    Shown::NotExecutable => first.mode() & !0o111,
-                    _ => first.mode(),
-                };
-                let file = self.unfinished(first, mode)?;
-                self.staging.name_file(&file, self.layout.links(), &anchor)?;
-                file
-            }
+            Err(Errno::NOENT) => self.make_anchor(first, &anchor)?,
             Err(errno) => return Err(errno.into()),
         };
         // From then on something else may lie under one of its names.
@@ -177,8 +169,19 @@ impl Names {
         Ok(rustix::fs::unlinkat(self.layout.links(), anchor.as_slice(), AtFlags::empty())?)
     }
 
+    /// Puts a file with several names on the disk under none of them.
+    pub(super) fn make_anchor(&self, first: &Entry<'_>, anchor: &[u8]) -> Result<OwnedFd, NamesError> {
+        let mode = match self.shown(first)? {
+            Shown::NotExecutable => first.mode() & !0o111,
+            _ => first.mode(),
+        };
+        let file = self.unfinished(first, mode)?;
+        self.staging.name_file(&file, self.layout.links(), anchor)?;
+        Ok(file)
+    }
+
     /// True when one of a file's names is on the disk, or has been: then they all are, or have been.
-    fn is_placed(&self, first: &Entry<'_>) -> Result<bool, NamesError> {
+    pub(super) fn is_placed(&self, first: &Entry<'_>) -> Result<bool, NamesError> {
         let Name { directory, name } = match self.locate(InodeKey::Entry(first.index())) {
             Ok(name) => name,
             Err(NamesError::System(Errno::STALE)) => return Ok(true),

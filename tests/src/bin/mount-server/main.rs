@@ -1,7 +1,10 @@
 //! Serves one directory of this machine on a mount, and does as it is told on standard input.
 //!
-//!     mount-server SOURCE MOUNT_POINT STATE WHEN_GONE
+//!     mount-server view SOURCE MOUNT_POINT STATE WHEN_GONE
+//!     mount-server clone SOURCE MOUNT_POINT STATE WHEN_GONE
 //!     mount-server sweep MOUNT_POINT
+//!
+//! A view cannot be changed; a clone can, lies beneath its mount point, and answers to all users where it may.
 //!
 //! It says `mounted MODE`, then answers each line with `ok` or `error …`: `stall` and `resume` close and open the
 //! origin's gate, `unmount` tries to unmount, `ended` waits for the end of the session. When its input ends it unmounts by
@@ -17,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use twinshare_fs::filesystem::{Owner, TreeView};
+use twinshare_fs::filesystem::{CloneTree, Owner, Tree, TreeView};
 use twinshare_fs::fuse::{MountOptions, MountedRoot, Mounter, SessionEnd, sweep_dead};
 use twinshare_fs::manifest::EntryIndex;
 use twinshare_fs::manifest::walk::{WalkOptions, build};
@@ -32,25 +35,38 @@ fn main() -> Result<()> {
     let arguments: Vec<_> = env::args_os().skip(1).map(PathBuf::from).collect();
     match &arguments[..] {
         [sweep, at] if sweep.as_os_str() == "sweep" => say(&sweep_dead(at)?.to_string()),
-        [source, at, state, when_gone] => serve(source, at, state, when_gone),
-        _ => anyhow::bail!("SOURCE MOUNT_POINT STATE WHEN_GONE, or: sweep MOUNT_POINT"),
+        [kind, source, at, state, when_gone] if kind.as_os_str() == "view" => {
+            serve(false, source, at, state, when_gone)
+        }
+        [kind, source, at, state, when_gone] if kind.as_os_str() == "clone" => {
+            serve(true, source, at, state, when_gone)
+        }
+        _ => anyhow::bail!("view|clone SOURCE MOUNT_POINT STATE WHEN_GONE, or: sweep MOUNT_POINT"),
     }
 }
 
-fn serve(source: &Path, at: &Path, state: &Path, when_gone: &Path) -> Result<()> {
+fn serve(is_clone: bool, source: &Path, at: &Path, state: &Path, when_gone: &Path) -> Result<()> {
     let mounter = Mounter::start().context("the mounter")?;
     let runtime = tokio::runtime::Runtime::new()?;
     let _entered = runtime.enter();
     let origin = origin(source, &state.join("snapshot"))?;
     let manifest = origin.manifest().clone();
     let gate = Gate::new(origin);
-    let layout = Layout::view_in(&state.join("replica"))?;
+    let layout = match is_clone {
+        true => Layout::clone_at(at)?,
+        false => Layout::view_in(&state.join("replica"))?,
+    };
     let when_gone = when_gone.to_str().context("WHEN_GONE")?.parse()?;
-    let config = ReplicaConfig { when_gone, ..ReplicaConfig::new(layout) };
+    let config = ReplicaConfig { when_gone, is_writable: is_clone, ..ReplicaConfig::new(layout) };
     let replica = Replica::open(config, manifest, gate.clone(), runtime.handle().clone())?;
-    let view = TreeView::new(replica, EntryIndex(0), Owner::of_this_process());
-    let options = MountOptions { name: "test/mount".into(), allow_other: false };
-    let mounted = mounter.mount(view, at, &options, runtime.handle().clone())?;
+    let owner = Owner::of_this_process();
+    let tree: Tree = match replica.names() {
+        Some(names) => CloneTree::new(replica.clone(), names.clone(), owner).into(),
+        None => TreeView::new(replica.clone(), EntryIndex(0), owner).into(),
+    };
+    let allow_other = is_clone && owner.uid == 0;
+    let options = MountOptions { name: "test/mount".into(), allow_other };
+    let mounted = mounter.mount(tree, at, &options, runtime.handle().clone())?;
     say(&format!("mounted {}", mounter.mode()))?;
     for line in stdin().lock().lines() {
         say(&match obey(&line?, &gate, &mounted) {

@@ -1,0 +1,119 @@
+//! The content of a clone's files: opening, reading, writing.
+
+use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+
+use super::{CloneTree, key};
+use crate::filesystem::{NodeId, Now, Seek, ViewError, part, whole};
+use crate::manifest::Kind;
+use crate::replica::TryRead;
+use crate::replica::names::Found;
+
+/// What an open file is read through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handle {
+    /// The replica.
+    Content,
+    /// A substitute that is not on the disk, and is not written to.
+    Substitute,
+}
+
+impl CloneTree {
+    /// Opens a file. Each success must be followed by one [`release`](Self::release).
+    pub fn open(&self, node: NodeId, writes: bool) -> Result<Handle, ViewError> {
+        let inode = key(node);
+        match self.names.stat(inode) {
+            Ok(Found::Virtual(entry)) if entry.kind() == Kind::File => {
+                if !writes && self.shown(&entry)?.text().is_some() {
+                    return Ok(Handle::Substitute);
+                }
+            }
+            Ok(_) => {}
+            // The kernel opens again what it has without a name, through `/proc`.
+            Err(_) if self.nameless_attributes(inode).is_some() => {}
+            Err(error) => return Err(error.into()),
+        }
+        if writes {
+            self.place_file(inode)?;
+        }
+        self.replica.opened(inode);
+        Ok(Handle::Content)
+    }
+
+    /// Tells that a handle on a file was closed.
+    pub fn release(&self, node: NodeId, handle: Handle) {
+        if handle == Handle::Content {
+            self.replica.released(key(node));
+        }
+    }
+
+    /// Reads `length` bytes at `offset`, or up to the end of the file, without waiting.
+    pub fn try_read(
+        &self,
+        node: NodeId,
+        handle: Handle,
+        offset: u64,
+        length: u32,
+    ) -> Result<Now<Bytes>, ViewError> {
+        match handle {
+            Handle::Substitute => self.substitute(node, offset, length).map(Now::Ready),
+            Handle::Content => match self.replica.try_read(key(node), offset, length) {
+                TryRead::Ready(bytes) => Ok(Now::Ready(bytes)),
+                TryRead::WouldWait => Ok(Now::Later),
+            },
+        }
+    }
+
+    /// As [`try_read`](Self::try_read), after a wait for what is not here: exactly these bytes or an error. Cancel
+    /// safe.
+    pub async fn read(&self, node: NodeId, offset: u64, length: u32) -> Result<Bytes, ViewError> {
+        let bytes = self.replica.read(key(node), offset, length).await?;
+        let size = self.replica.size(key(node)).unwrap_or(offset + bytes.len() as u64);
+        // What was cut off meanwhile is missing rightly.
+        whole(bytes, size.min(offset.saturating_add(length.into())), offset, length)
+    }
+
+    fn substitute(&self, node: NodeId, offset: u64, length: u32) -> Result<Bytes, ViewError> {
+        let crate::replica::InodeKey::Entry(index) = key(node) else { return Err(ViewError::WrongKind) };
+        let entry = self.manifest().entry(index).ok_or(ViewError::NotYet)?;
+        let shown = self.shown(&entry)?;
+        Ok(part(shown.text().ok_or(ViewError::WrongKind)?, offset, length))
+    }
+
+    /// Writes bytes; how many of them, which is less than all when the disk is full.
+    pub async fn write(&self, node: NodeId, offset: u64, bytes: Bytes) -> Result<u64, ViewError> {
+        Ok(self.replica.write(key(node), offset, bytes).await?)
+    }
+
+    /// Gives a file another length.
+    pub async fn truncate(&self, node: NodeId, size: u64) -> Result<(), ViewError> {
+        self.place_file(key(node))?;
+        Ok(self.replica.truncate(key(node), size).await?)
+    }
+
+    /// `fallocate(2)`.
+    pub async fn allocate(
+        &self,
+        node: NodeId,
+        mode: FallocateFlags,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), ViewError> {
+        Ok(self.replica.allocate(key(node), mode, offset, length).await?)
+    }
+
+    /// `fsync(2)`, or `fdatasync(2)`.
+    pub async fn sync(&self, node: NodeId, data_only: bool) -> Result<(), ViewError> {
+        Ok(self.replica.sync(key(node), data_only).await?)
+    }
+
+    /// `fsync(2)` of a directory.
+    pub fn sync_directory(&self, node: NodeId) -> Result<(), ViewError> {
+        Ok(self.names.sync_directory(key(node))?)
+    }
+
+    /// The first offset at or after `offset` at which there is what is looked for.
+    pub async fn seek(&self, node: NodeId, offset: u64, seek: Seek) -> Result<u64, ViewError> {
+        self.replica.seek(key(node), offset, seek).await?.ok_or(ViewError::BeyondEnd)
+    }
+}

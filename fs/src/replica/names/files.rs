@@ -1,0 +1,111 @@
+//! The files of a clone's own tree, wherever they lie by now; those of its companions lie where the manifest has them.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, OFlags};
+use rustix::io::Errno;
+
+use super::super::places::{Places, Positions};
+use super::super::store::StoreError;
+use super::{Found, InodeKey, Name, Names, NamesError};
+use crate::beneath;
+use crate::manifest::{EntryIndex, Manifest};
+
+/// Where the files of a clone lie.
+#[derive(Debug)]
+pub(in super::super) struct Files {
+    pub(in super::super) names: Arc<Names>,
+    pub(in super::super) companions: Positions,
+}
+
+impl Files {
+    fn is_companions(&self, key: InodeKey) -> bool {
+        key.entry().is_some_and(|index| !is_of_first_root(&self.companions.manifest, index))
+    }
+}
+
+impl Places for Files {
+    fn open(&self, key: InodeKey, flags: OFlags) -> Result<Option<File>, StoreError> {
+        if self.is_companions(key) {
+            self.companions.open(key, flags)
+        } else {
+            self.names.open_file(key, flags)
+        }
+    }
+
+    fn make(&self, key: InodeKey) -> Result<File, StoreError> {
+        if self.is_companions(key) {
+            return self.companions.make(key);
+        }
+        self.names.make_file(key)?;
+        self.names.open_file(key, OFlags::RDWR)?.ok_or(StoreError::Removed)
+    }
+
+    fn is_writable(&self, key: InodeKey) -> bool {
+        !self.is_companions(key)
+    }
+}
+
+/// True for entries of the workspace itself. Costs a look at each directory above.
+fn is_of_first_root(manifest: &Manifest, index: EntryIndex) -> bool {
+    let mut at = index;
+    while let Some(entry) = manifest.entry(at) {
+        if entry.parent() == at {
+            return at == EntryIndex(0);
+        }
+        at = entry.parent();
+    }
+    false
+}
+
+impl From<NamesError> for StoreError {
+    fn from(error: NamesError) -> Self {
+        match error {
+            NamesError::System(Errno::STALE) => Self::Removed,
+            NamesError::System(errno) => Self::System(errno),
+            NamesError::NotYet(_) => Self::System(Errno::AGAIN),
+        }
+    }
+}
+
+impl Names {
+    fn open_file(&self, key: InodeKey, flags: OFlags) -> Result<Option<File>, StoreError> {
+        if let Some(anchor) = self.anchor(key) {
+            match beneath::open(self.layout.links(), &anchor, flags) {
+                Err(Errno::NOENT) => {}
+                opened => return Ok(Some(opened?.into())),
+            }
+        }
+        let Name { directory, name } = self.locate(key)?;
+        let Some(directory) = self.directory(directory)? else { return Ok(None) };
+        match self.look(&directory, &name)? {
+            Some(Found::OnDisk(found)) if found.key == key => {
+                Ok(Some(beneath::open(directory.fd(), &name, flags)?.into()))
+            }
+            Some(Found::Virtual(entry)) if InodeKey::Entry(entry.inode()) == key => Ok(None),
+            // It was removed, or something took its place, before this process began.
+            _ => Err(StoreError::Removed),
+        }
+    }
+
+    /// Puts a file on the disk to take its content; one with several names among those, under none of them yet.
+    fn make_file(&self, key: InodeKey) -> Result<(), NamesError> {
+        let Some(anchor) = self.anchor(key) else { return self.place(key).map(drop) };
+        let entry = key.entry().and_then(|index| self.manifest.entry(index)).ok_or(Errno::STALE)?;
+        if self.is_placed(&entry)? {
+            return Ok(());
+        }
+        match rustix::fs::statat(self.layout.links(), anchor.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(()),
+            Err(Errno::NOENT) => self.make_anchor(&entry, &anchor).map(drop),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The name of a file with several names, as long as it lies under none of them.
+    fn anchor(&self, key: InodeKey) -> Option<Vec<u8>> {
+        let index = key.entry().filter(|_| self.has_names(key))?;
+        Some(index.0.to_string().into_bytes())
+    }
+}

@@ -1,0 +1,184 @@
+//! What can be done to an inode beside its content and its names.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::super::state;
+use super::directory::Directory;
+use super::{Found, InodeKey, Names, NamesError, ROOT};
+use crate::clock;
+use crate::manifest::Mtime;
+
+/// The namespace of xattrs that ordinary programs use, and the only one that is kept.
+const USER: &[u8] = b"user.";
+
+/// Bytes of all names of an inode's xattrs at most (`XATTR_LIST_MAX`), and of a value (`XATTR_SIZE_MAX`).
+const XATTR_BYTES_MAX: usize = 64 * 1024;
+
+/// The place of an inode on the disk. Its descriptors stay open as long as it lives.
+struct Place {
+    directory: Arc<Directory>,
+    name: Box<[u8]>,
+}
+
+impl Place {
+    /// A path by which `/proc` reaches it, whatever its mode.
+    fn path(&self) -> Vec<u8> {
+        let directory = format!("/proc/self/fd/{}/", self.directory.fd().as_raw_fd());
+        [directory.as_bytes(), &self.name].concat()
+    }
+}
+
+impl Names {
+    /// The directory an inode is found in; the tree's own is its own.
+    pub fn parent(&self, key: InodeKey) -> Result<InodeKey, NamesError> {
+        if key == ROOT { Ok(ROOT) } else { Ok(self.locate(key)?.directory) }
+    }
+
+    /// Tells apart inodes of which one got the other's number on the disk while the kernel still knew that one.
+    pub fn generation(&self, key: InodeKey) -> u64 {
+        self.located.generation(key)
+    }
+
+    /// The target of a symbolic link on the disk.
+    pub fn read_link(&self, key: InodeKey) -> Result<Vec<u8>, NamesError> {
+        let place = self.place_of(key)?;
+        Ok(rustix::fs::readlinkat(place.directory.fd(), &*place.name, Vec::new())?.into_bytes())
+    }
+
+    /// Gives an inode another owner.
+    pub fn set_owner(&self, key: InodeKey, uid: Option<u32>, gid: Option<u32>) -> Result<(), NamesError> {
+        let found = self.place(key)?;
+        let place = self.place_of(key)?;
+        let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+        rustix::fs::chownat(place.directory.fd(), &*place.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        if found.is(FileType::Directory) {
+            let now = clock::now();
+            self.placed_directory(key)?.change(|state| state.ctime = now)?;
+        }
+        Ok(())
+    }
+
+    /// Changes the permission bits of anything but a regular file, whose are kept with its content.
+    pub fn set_mode(&self, key: InodeKey, mode: u16) -> Result<(), NamesError> {
+        if self.place(key)?.is(FileType::Directory) {
+            return self.set_directory_mode(key, mode);
+        }
+        let place = self.place_of(key)?;
+        Ok(rustix::fs::chmodat(
+            place.directory.fd(),
+            &*place.name,
+            Mode::from_raw_mode(mode.into()),
+            AtFlags::empty(),
+        )?)
+    }
+
+    /// Sets the times of anything but a regular file, whose are kept with its content.
+    pub fn set_times(&self, key: InodeKey, times: &Timestamps) -> Result<(), NamesError> {
+        if self.place(key)?.is(FileType::Directory) {
+            let (now, set) = (clock::now(), times.last_modification);
+            let directory = self.placed_directory(key)?;
+            let changed = directory.change(|state| {
+                state.ctime = now;
+                match set.tv_nsec {
+                    rustix::fs::UTIME_OMIT => {}
+                    rustix::fs::UTIME_NOW => state.mtime = now,
+                    nsec => state.mtime = Mtime { sec: set.tv_sec, nsec: nsec as u32 },
+                }
+            })?;
+            if changed {
+                return Ok(());
+            }
+        }
+        let place = self.place_of(key)?;
+        Ok(rustix::fs::utimensat(place.directory.fd(), &*place.name, times, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Writes a directory and its times to the disk.
+    pub fn sync_directory(&self, key: InodeKey) -> Result<(), NamesError> {
+        let Some(directory) = self.directory(key)? else { return Ok(()) };
+        directory.write_times()?;
+        Ok(rustix::fs::fsync(directory.fd())?)
+    }
+
+    /// The value of an xattr; ENODATA where there is none.
+    pub fn xattr(&self, key: InodeKey, name: &[u8]) -> Result<Vec<u8>, NamesError> {
+        if !name.starts_with(USER) {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        if state::is_ours(name) {
+            return Err(Errno::NODATA.into());
+        }
+        match self.stat(key)? {
+            Found::Virtual(entry) => {
+                let found = entry.extra().xattrs.into_iter().find(|(other, _)| other == name);
+                Ok(found.ok_or(Errno::NODATA)?.1)
+            }
+            Found::OnDisk(_) => {
+                let mut value = vec![0; XATTR_BYTES_MAX];
+                let length = rustix::fs::lgetxattr(self.place_of(key)?.path(), name, value.as_mut_slice())?;
+                value.truncate(length);
+                Ok(value)
+            }
+        }
+    }
+
+    /// The names of all xattrs, each followed by a NUL (`listxattr(2)`).
+    pub fn xattr_names(&self, key: InodeKey) -> Result<Vec<u8>, NamesError> {
+        match self.stat(key)? {
+            Found::Virtual(entry) => {
+                let xattrs = entry.extra().xattrs.into_iter();
+                Ok(xattrs.flat_map(|(name, _)| name.into_iter().chain([0])).collect())
+            }
+            Found::OnDisk(_) => {
+                let mut names = vec![0; XATTR_BYTES_MAX];
+                let length = rustix::fs::llistxattr(self.place_of(key)?.path(), names.as_mut_slice())?;
+                let kept = names[..length].split_inclusive(|byte| *byte == 0).filter(|name| {
+                    name.starts_with(USER) && !state::is_ours(name.strip_suffix(&[0]).unwrap_or(name))
+                });
+                Ok(kept.flatten().copied().collect())
+            }
+        }
+    }
+
+    /// Sets an xattr.
+    pub fn set_xattr(
+        &self,
+        key: InodeKey,
+        name: &[u8],
+        value: &[u8],
+        flags: XattrFlags,
+    ) -> Result<(), NamesError> {
+        self.check_xattr(name)?;
+        self.place(key)?;
+        Ok(rustix::fs::lsetxattr(self.place_of(key)?.path(), name, value, flags)?)
+    }
+
+    /// Removes an xattr.
+    pub fn remove_xattr(&self, key: InodeKey, name: &[u8]) -> Result<(), NamesError> {
+        self.check_xattr(name)?;
+        self.place(key)?;
+        Ok(rustix::fs::lremovexattr(self.place_of(key)?.path(), name)?)
+    }
+
+    fn check_xattr(&self, name: &[u8]) -> Result<(), NamesError> {
+        match () {
+            () if !name.starts_with(USER) => Err(Errno::OPNOTSUPP.into()),
+            () if state::is_ours(name) => Err(Errno::PERM.into()),
+            () => Ok(()),
+        }
+    }
+
+    /// Where an inode lies that is on the disk.
+    fn place_of(&self, key: InodeKey) -> Result<Place, NamesError> {
+        if key == ROOT {
+            return Ok(Place { directory: self.root.clone(), name: b".".as_slice().into() });
+        }
+        let name = self.locate(key)?;
+        let directory = self.directory(name.directory)?.ok_or(Errno::STALE)?;
+        Ok(Place { directory, name: name.name })
+    }
+}
