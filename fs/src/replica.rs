@@ -356,12 +356,15 @@ impl Replica {
     /// Directories whose mode forbids their own user to enter or change them stay open until the clone is
     /// [concluded](settle::conclude). Blocks for some tens of µs a name.
     pub fn finish(&self) -> Result<Receipt, FinishError> {
-        finish::finish(&self.engine)
+        finish::finish(&self.engine, self.names.as_deref())
     }
 
     /// Moves the tree of a [finished](Self::finish) clone up to where it stays, beneath the mount. Reads go on.
     pub fn move_up(&self) -> Result<(), SettleError> {
-        settle::move_up(&self.engine.store.layout)
+        match &self.names {
+            Some(names) => settle::move_names_up(&self.engine.store.layout, names),
+            None => settle::move_up(&self.engine.store.layout),
+        }
     }
 
     /// Returns when nothing is on its way and what has arrived is on the disk, or was refused by it.

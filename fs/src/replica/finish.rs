@@ -21,8 +21,10 @@ use super::directories::{self, OPEN};
 use super::engine::Engine;
 use super::hydrate::is_all_here;
 use super::inode::Inode;
+use super::key::InodeKey;
 use super::localize::OWN;
 use super::lock;
+use super::names::{Names, NamesError, OnDisk};
 use super::state::{self, Stated};
 use super::store::{StoreError, link_into, punch_bytes, to_errno, write_at};
 use crate::beneath;
@@ -52,6 +54,9 @@ pub enum FinishError {
         /// What the system said.
         source: Errno,
     },
+    /// The names of the tree cannot be put in their places.
+    #[error("the tree cannot be completed: {0}")]
+    Names(#[from] NamesError),
     /// What lies in its place was not put there by this replica.
     #[error("{path}: something else lies in its place")]
     Foreign {
@@ -74,13 +79,21 @@ pub struct Receipt {
 }
 
 /// Finishes the trees of all roots. Blocks: some tens of µs a name, and as long as the disk takes to write back.
-pub(super) fn finish(engine: &Arc<Engine>) -> Result<Receipt, FinishError> {
+pub(super) fn finish(engine: &Arc<Engine>, names: Option<&Names>) -> Result<Receipt, FinishError> {
     if !is_all_here(engine) {
         return Err(FinishError::Incomplete);
     }
     let layout = &engine.store.layout;
-    let mut receipt = Receipt::default();
-    for entry in engine.manifest.iter().filter(|entry| entry.kind() == Kind::Directory) {
+    let (mut receipt, first) = match names {
+        Some(names) => (finish_changed(engine, names)?, 1),
+        None => (Receipt::default(), 0),
+    };
+    let is_wanted = |entry: &Entry<'_>| {
+        let root = engine.manifest.locate(entry.index()).map(|(root, _)| root.0);
+        first == 0 || root.is_some_and(|root| root >= first)
+    };
+    let directories = engine.manifest.iter().filter(|entry| entry.kind() == Kind::Directory);
+    for entry in directories.filter(is_wanted) {
         let directory = Directory::open(engine, &entry)?;
         let Listing::Known(children) = engine.manifest.children(entry.index()) else {
             return Err(FinishError::Manifest);
@@ -92,13 +105,72 @@ pub(super) fn finish(engine: &Arc<Engine>) -> Result<Receipt, FinishError> {
         receipt.directories += 1;
     }
     let tops = directories::tops(layout, &engine.manifest)?;
-    directories::apply(&engine.manifest, &tops, |mode| mode & OPEN == OPEN)?;
+    directories::apply(&engine.manifest, &tops, first, |mode| mode & OPEN == OPEN)?;
     rustix::fs::syncfs(layout.directory()).map_err(|source| FinishError::Disk {
         path: ".".into(),
         doing: "it cannot be written back",
         source,
     })?;
     Ok(receipt)
+}
+
+/// Finishes a tree that may have been changed.
+fn finish_changed(engine: &Arc<Engine>, names: &Names) -> Result<Receipt, FinishError> {
+    names.complete()?;
+    // What the last blocks were written before is on the disk when this has gone well.
+    if !is_all_here(engine) {
+        return Err(FinishError::Incomplete);
+    }
+    let receipt = names.survey(|found| finish_inode(engine, names, found))?;
+    names.sync()?;
+    Ok(receipt)
+}
+
+fn finish_inode(engine: &Arc<Engine>, names: &Names, found: &OnDisk) -> Result<(), FinishError> {
+    let path = || found.entry().map_or_else(String::new, |index| engine.path(index));
+    match FileType::from_raw_mode(found.stat.st_mode) {
+        FileType::Directory => match names.finish_directory(found.key) {
+            // It was removed meanwhile.
+            Ok(()) | Err(NamesError::System(Errno::STALE)) => Ok(()),
+            Err(error) => Err(error.into()),
+        },
+        FileType::RegularFile if found.entry().is_some() => {
+            finish_changed_file(engine, found.key).map_err(|error| match error {
+                StoreError::System(Errno::AGAIN) => FinishError::Incomplete,
+                error => FinishError::Disk {
+                    path: path(),
+                    doing: "its mode and time cannot be set",
+                    source: error.errno(),
+                },
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn finish_changed_file(engine: &Arc<Engine>, key: InodeKey) -> Result<(), StoreError> {
+    let inode = engine.inode(key).ok_or(Errno::NOENT)?;
+    match engine.load(&inode) {
+        Err(StoreError::Removed) => return Ok(()),
+        loaded => loaded?,
+    }
+    // Nobody writes to it meanwhile.
+    let _data = lock(&inode.data);
+    let state = {
+        let blocks = inode.lock();
+        if !blocks.is_loaded(engine.generation()) || inode.first_missing(&blocks, 0, 1).is_some() {
+            return Err(Errno::AGAIN.into());
+        }
+        blocks.state
+    };
+    let Some(state) = state else { return Ok(()) };
+    let file = engine.file_for_writing(&inode)?;
+    let extra = engine.manifest.entry(inode.index).map(|entry| entry.extra()).unwrap_or_default();
+    rustix::fs::futimens(&*file, &times(state.mtime))?;
+    engine.make_ordinary(&inode, &file, &state)?;
+    let holes = extra.holes.iter().map(|hole| hole.start..hole.end.min(state.remote_bytes));
+    make_holes(&file, holes)?;
+    Ok(rustix::fs::futimens(&*file, &times(state.mtime))?)
 }
 
 /// A directory of the tree in the making.

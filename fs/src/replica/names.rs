@@ -19,16 +19,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::finish::set_xattrs;
 use super::inodes::Marks;
 use super::key::InodeKey;
 use super::layout::Layout;
 use super::lock;
-use super::state::State;
+use super::state::{self, State, Stated};
 use crate::beneath;
 use crate::git::{self, Shown};
 use crate::manifest::{Entry, EntryIndex, Kind, Manifest, Mtime, NotYet};
 
 mod change;
+mod complete;
 mod directory;
 mod files;
 mod groups;
@@ -183,9 +185,12 @@ impl Names {
     pub fn open(layout: Arc<Layout>, manifest: Manifest) -> Result<Self, NamesError> {
         let root = manifest.entry(EntryIndex(0)).ok_or(NotYet)?;
         let staging = Staging::open(beneath::open(layout.directory(), b"staging", DIRECTORY)?)?;
-        let state = State::of(&root, root.mode());
         let tree = beneath::open(layout.tree(), b"", DIRECTORY)?;
-        let root = Arc::new(Directory::new(ROOT, tree, Some(state))?);
+        if state::get(&tree)? == Stated::Nothing {
+            set_xattrs(&tree, &root.extra())?;
+            state::set(&tree, &State { remote_bytes: 0, ..State::of(&root, root.mode()) })?;
+        }
+        let root = Arc::new(Directory::new(ROOT, tree)?);
         let (entries, had_moves) = (manifest.entries(), layout.has_moves()?);
         let names = Self {
             staging,
@@ -214,7 +219,7 @@ impl Names {
         let mut directories = vec![ROOT];
         while let Some(key) = directories.pop() {
             let Some(directory) = self.directory(key)? else { continue };
-            for name in beneath::names(directory.fd(), b"")? {
+            for name in directory.names()? {
                 // Whatever is where the manifest does not have it gets into the table by being looked at.
                 if let Some(Found::OnDisk(found)) = self.look(&directory, &name)? {
                     if found.is(FileType::Directory) {
@@ -459,7 +464,7 @@ impl Names {
             _ => return Err(Errno::STALE.into()),
         }
         let fd = beneath::open(above.fd(), name, DIRECTORY)?;
-        let directory = Arc::new(Directory::new(key, fd, None)?);
+        let directory = Arc::new(Directory::new(key, fd)?);
         self.directories.keep(&directory);
         Ok(Some(directory))
     }

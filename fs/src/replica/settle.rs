@@ -10,18 +10,24 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::fs::RenameFlags;
+use rustix::fs::{OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::directories;
 use super::finish::{FinishError, apply};
 use super::layout::{Layout, LayoutError};
+use super::names::Names;
+use super::state::{self, Stated};
 use crate::beneath;
-use crate::manifest::{EntryIndex, Manifest, ManifestError};
+use crate::manifest::{EntryIndex, Extra, Manifest, ManifestError};
+
+/// Bytes of all names of an inode's xattrs at most (`XATTR_LIST_MAX`), and of a value (`XATTR_SIZE_MAX`).
+const XATTR_BYTES_MAX: usize = 64 * 1024;
 
 /// Why the last steps cannot be taken. Nothing is lost: they can be tried again.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +78,11 @@ pub(super) fn move_up(layout: &Layout) -> Result<(), SettleError> {
     rustix::fs::fsync(above).map_err(|errno| disk("its directory cannot be written back", errno))
 }
 
+/// As [`move_up`], of a tree whose names can be changed meanwhile.
+pub(super) fn move_names_up(layout: &Layout, names: &Names) -> Result<(), SettleError> {
+    names.move_up().map_err(|error| disk(layout.path(), "its tree cannot be moved up", error.into()))
+}
+
 /// Makes an ordinary directory of the clone at `directory`, whose tree has begun to move up and which is not mounted
 /// any more.
 ///
@@ -92,16 +103,51 @@ pub fn conclude(directory: &Path, keep: &Path) -> Result<(), SettleError> {
         let opened = File::open(&path).map_err(|source| disk(&path, "it cannot be opened", source))?;
         tops.push(opened.into());
     }
-    directories::apply(&manifest, &tops, |mode| mode & directories::OPEN != directories::OPEN)?;
-    let root = manifest.entry(EntryIndex(0)).ok_or(FinishError::Manifest)?;
-    let (extra, mode, mtime) = (root.extra(), root.mode(), root.mtime());
+    // A tree that could be changed says itself what it is like.
+    let changed =
+        match state::get(layout.tree()).map_err(|errno| disk(directory, "its state", errno.into()))? {
+            Stated::Unfinished(state) => Some(state),
+            Stated::Nothing | Stated::Unknown => None,
+        };
     let ours = layout.path().to_owned();
+    if changed.is_some() {
+        let name = ours.file_name().unwrap_or_default().as_bytes();
+        directories::finish_all(tops[0].as_fd(), name)
+            .map_err(|errno| disk(directory, "the modes of its directories cannot be set", errno.into()))?;
+    }
+    let first = u32::from(changed.is_some());
+    directories::apply(&manifest, &tops, first, |mode| mode & directories::OPEN != directories::OPEN)?;
+    let root = manifest.entry(EntryIndex(0)).ok_or(FinishError::Manifest)?;
+    let (mode, mtime) = changed.map_or((root.mode(), root.mtime()), |state| (state.mode, state.mtime));
+    let extra = match changed {
+        Some(_) => Extra {
+            xattrs: xattrs(&layout).map_err(|errno| disk(directory, "its xattrs", errno.into()))?,
+            ..Extra::default()
+        },
+        None => root.extra(),
+    };
     drop((manifest, layout));
     fs::remove_dir_all(&ours).map_err(|source| disk(&ours, "it cannot be removed", source))?;
     let above = &tops[0];
     apply(above, &extra, mode, mtime)
         .and_then(|()| rustix::fs::fsync(above))
         .map_err(|errno| disk(directory, "its mode and time cannot be set", errno.into()))
+}
+
+/// The xattrs of the tree's own directory, without ours.
+fn xattrs(layout: &Layout) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    let tree = beneath::open(layout.tree(), b"", OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let mut names = vec![0; XATTR_BYTES_MAX];
+    let length = rustix::fs::flistxattr(&tree, names.as_mut_slice())?;
+    let mut found = Vec::new();
+    for name in names[..length].split(|byte| *byte == 0) {
+        if name.starts_with(b"user.") && !state::is_ours(name) {
+            let mut value = vec![0; XATTR_BYTES_MAX];
+            let length = rustix::fs::fgetxattr(&tree, name, value.as_mut_slice())?;
+            found.push((name.to_vec(), value[..length].to_vec()));
+        }
+    }
+    Ok(found)
 }
 
 /// Brings the manifest, the digests and the companions to `keep`, durably.

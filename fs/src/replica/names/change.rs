@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
 use rustix::io::Errno;
 
+use super::super::directories::OPEN;
 use super::super::state::{self, State};
 use super::directory::{Directory, Look};
 use super::staging::{NO_DEVICE, is_whiteout};
@@ -14,9 +15,6 @@ use super::{Found, InodeKey, Names, NamesError, OnDisk};
 use crate::beneath;
 use crate::clock;
 use crate::manifest::{Entry, Kind, Mtime};
-
-/// Permission bits without which its own user cannot work in a directory.
-const OPEN: u16 = 0o700;
 
 /// Whom something that is made belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,14 +1,17 @@
 //! A directory of the tree on the disk, and those that are kept open.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
+use super::super::directories::{OPEN, finish};
 use super::super::key::InodeKey;
 use super::super::lock;
 use super::super::state::{self, State, Stated};
@@ -44,6 +47,35 @@ pub(super) struct Directory {
     /// The names of the manifest's directory no longer show.
     complete: AtomicBool,
     state: Mutex<Kept>,
+    /// Where its names move, or have moved, once the clone settles. Of the tree's own directory alone.
+    risen: OnceLock<Risen>,
+}
+
+/// The directory above a tree's own, to which its names move.
+#[derive(Debug)]
+struct Risen {
+    above: OwnedFd,
+    /// The name there that is ours, and not one of the tree.
+    ours: Vec<u8>,
+    /// All names have moved: what is made is made above.
+    is_done: AtomicBool,
+}
+
+/// The names of the tree's own directory while they move up.
+pub(super) struct Rising<'d> {
+    from: &'d OwnedFd,
+    pub(super) is_done: &'d AtomicBool,
+}
+
+impl Rising<'_> {
+    pub(super) fn from(&self) -> BorrowedFd<'_> {
+        self.from.as_fd()
+    }
+
+    /// Those that have not moved.
+    pub(super) fn names_left(&self) -> Result<Vec<Vec<u8>>, Errno> {
+        beneath::names(self.from.as_fd(), b"")
+    }
 }
 
 /// A directory's state as it is and as it was last written.
@@ -55,10 +87,10 @@ struct Kept {
 }
 
 impl Directory {
-    /// The directory behind `fd`; `root` is what the tree's own is shown with while it has no state.
-    pub(super) fn new(key: InodeKey, fd: OwnedFd, root: Option<State>) -> Result<Self, Errno> {
+    /// The directory behind `fd`.
+    pub(super) fn new(key: InodeKey, fd: OwnedFd) -> Result<Self, Errno> {
         let state = match state::get(&fd)? {
-            Stated::Nothing => root,
+            Stated::Nothing => None,
             Stated::Unfinished(state) => Some(state),
             // What this version cannot read must not be taken for complete.
             Stated::Unknown => return Err(Errno::IO),
@@ -70,6 +102,7 @@ impl Directory {
             entry: state.and_then(|state| state.index),
             complete: AtomicBool::new(complete),
             state: Mutex::new(Kept { state, unwritten_since: None }),
+            risen: OnceLock::new(),
         };
         if complete && directory.entry.is_some() {
             // A crash came before they were removed.
@@ -103,9 +136,56 @@ impl Directory {
         Ok(())
     }
 
-    /// Open for reading.
+    /// Where its names are, open for reading.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        match self.risen.get() {
+            Some(risen) if risen.is_done.load(Acquire) => risen.above.as_fd(),
+            _ => self.fd.as_fd(),
+        }
+    }
+
+    /// From now on its names may be in the directory above, where `ours` is none of them.
+    pub(super) fn rise(&self, above: BorrowedFd<'_>, ours: &OsStr) -> Result<Rising<'_>, Errno> {
+        let (above, ours) = (rustix::io::fcntl_dupfd_cloexec(above, 0)?, ours.as_bytes().to_vec());
+        let risen = self.risen.get_or_init(|| Risen { above, ours, is_done: AtomicBool::new(false) });
+        Ok(Rising { from: &self.fd, is_done: &risen.is_done })
+    }
+
+    /// All names in it, in no order.
+    pub(super) fn names(&self) -> Result<Vec<Vec<u8>>, Errno> {
+        let Some(risen) = self.risen.get() else { return beneath::names(self.fd.as_fd(), b"") };
+        // A name only ever moves up: one that is missed here is found there.
+        let mut names = beneath::names(self.fd.as_fd(), b"")?;
+        names.extend(beneath::names(risen.above.as_fd(), b"")?);
+        names.retain(|name| *name != risen.ours);
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn stat_of(&self, name: &[u8]) -> Result<Option<(BorrowedFd<'_>, Stat)>, Errno> {
+        let stat_in = |at: BorrowedFd<'_>| match rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        };
+        if let Some(stat) = stat_in(self.fd.as_fd())? {
+            return Ok(Some((self.fd.as_fd(), stat)));
+        }
+        match self.risen.get().filter(|risen| *risen.ours != *name) {
+            Some(risen) => Ok(stat_in(risen.above.as_fd())?.map(|stat| (risen.above.as_fd(), stat))),
+            None => Ok(None),
+        }
+    }
+
+    /// Gives it its true mode and times, unless its own user could not work in it then: it keeps its state until nothing
+    /// beneath it has to be reached any more.
+    pub(super) fn finish(&self) -> Result<(), Errno> {
+        let mut kept = lock(&self.state);
+        let Some(state) = kept.state.filter(|state| state.mode & OPEN == OPEN) else { return Ok(()) };
+        finish(&self.fd, &state)?;
+        *kept = Kept { state: None, unwritten_since: None };
+        Ok(())
     }
 
     /// The manifest's directory that it is, whether its names still show or not.
@@ -120,38 +200,21 @@ impl Directory {
 
     /// What the disk has under a name.
     pub(super) fn look(&self, name: &[u8]) -> Result<Look, Errno> {
-        let stat = match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(Look::Nothing),
-            Err(errno) => return Err(errno),
-        };
+        let Some((at, stat)) = self.stat_of(name)? else { return Ok(Look::Nothing) };
         // Elsewhere it is the device of somebody who made it.
         if is_whiteout(&stat) && self.shows().is_some() {
             return Ok(Look::Whiteout);
         }
         let state = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile | FileType::Directory => self.state_of(name)?,
+            FileType::RegularFile | FileType::Directory => state_of(at, name)?,
             _ => None,
         };
         Ok(Look::There(stat, state))
     }
 
-    /// The state of what has a name here.
-    fn state_of(&self, name: &[u8]) -> Result<Option<State>, Errno> {
-        // Not by opening it, which a mode of its own user's may forbid.
-        match state::get_at(self.fd.as_fd(), name) {
-            Ok(Stated::Nothing) => Ok(None),
-            Ok(Stated::Unfinished(state)) => Ok(Some(state)),
-            Ok(Stated::Unknown) => Err(Errno::IO),
-            // What is unfinished can be read by its own user.
-            Err(Errno::ACCESS) => Ok(None),
-            Err(errno) => Err(errno),
-        }
-    }
-
     /// What `stat` has of it, and its state as it is now.
     pub(super) fn stat(&self) -> Result<(Stat, Option<State>), Errno> {
-        Ok((rustix::fs::fstat(&self.fd)?, lock(&self.state).state))
+        Ok((rustix::fs::fstat(self.fd())?, lock(&self.state).state))
     }
 
     /// The names in it changed, now.
@@ -196,6 +259,19 @@ impl Directory {
             (Some(_), Some(state)) => state::set(&self.fd, &state),
             _ => Ok(()),
         }
+    }
+}
+
+/// The state of what has a name in a directory.
+fn state_of(at: BorrowedFd<'_>, name: &[u8]) -> Result<Option<State>, Errno> {
+    // Not by opening it, which a mode of its own user's may forbid.
+    match state::get_at(at, name) {
+        Ok(Stated::Nothing) => Ok(None),
+        Ok(Stated::Unfinished(state)) => Ok(Some(state)),
+        Ok(Stated::Unknown) => Err(Errno::IO),
+        // What is unfinished can be read by its own user.
+        Err(Errno::ACCESS) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 

@@ -3,7 +3,6 @@
 use rustix::io::Errno;
 
 use super::{Found, InodeKey, Names, NamesError};
-use crate::beneath;
 use crate::manifest::{EntryIndex, Listing, NotYet};
 
 /// The names of a directory: the manifest's in its order, less those that are gone, then those made here.
@@ -69,7 +68,7 @@ impl Names {
         let count = children.len() as u32;
         let mut replaced = vec![0_u64; children.len().div_ceil(64)];
         let mut made_here = Vec::new();
-        let on_disk = on_disk.map(|on_disk| beneath::names(on_disk.fd(), b"")).transpose()?;
+        let on_disk = on_disk.map(|on_disk| on_disk.names()).transpose()?;
         for name in on_disk.unwrap_or_default() {
             if let Some(entry) = entry
                 && let Some(child) = self.child(entry, &name)?

@@ -222,6 +222,18 @@ impl Pair {
         self.known = by_number;
     }
 
+    /// Compares the names on the disk with the plain copy's.
+    fn check_disk(&self) {
+        let names = |top: &Path| {
+            let mut names = Vec::new();
+            look_at(top, Path::new(""), &mut |path, _, seen| names.push((path.to_owned(), seen.kind)));
+            names.sort_by(|(one, _), (other, _)| one.cmp(other));
+            names
+        };
+        let tree = self.base.path().join("replica/tree");
+        assert_eq!(names(&tree), names(&self.plain("")));
+    }
+
     fn walk(&self, directory: InodeKey, above: &Path, tell: &mut impl FnMut(&Path, InodeKey, Seen)) {
         let list = self.names().list(directory).unwrap();
         for position in 0..list.len() {
@@ -354,5 +366,15 @@ proptest! {
         }
         pair.reopen();
         pair.check();
+        // Completing shows nothing, and leaves the tree on the disk.
+        pair.names().complete().unwrap();
+        pair.check();
+        pair.check_disk();
+        pair.names().complete().unwrap();
+        for change in &changes {
+            pair.change(change);
+            pair.check();
+        }
+        pair.check_disk();
     }
 }

@@ -8,11 +8,13 @@ use std::sync::atomic::AtomicBool;
 use rustix::fs::{AtFlags, CWD, XattrFlags};
 
 use super::*;
+use crate::filesystem::{self, Change, CloneTree, NodeId};
 use crate::manifest::walk::{WalkOptions, WalkProgress, build};
 use crate::manifest::{Entry, Mtime};
 use crate::ordinary_user;
 use crate::origin::ReadPool;
 use crate::origin::local::LocalOrigin;
+use crate::replica::names::Made;
 
 /// A workspace and a companion on the disk, and what is made of them.
 struct Pair {
@@ -122,7 +124,7 @@ async fn hydrated(replica: &Replica) {
 /// Applies what waits until the end.
 fn close_directories(replica: &Replica) {
     let tops = directories::tops(replica.layout(), replica.manifest()).unwrap();
-    directories::apply(replica.manifest(), &tops, |_| true).unwrap();
+    directories::apply(replica.manifest(), &tops, 0, |_| true).unwrap();
 }
 
 /// Nothing that is ours is left on any file.
@@ -253,23 +255,28 @@ fn an_interruption_at_any_step_is_made_good() {
 }
 
 /// A clone, complete and finished, with its tree moved up.
-async fn moved_up(pair: &Pair) -> Arc<Replica> {
-    let origin = LocalOrigin::open(&pair.at("snapshot"), ReadPool::default()).unwrap();
-    let layout = Layout::clone_at(&pair.at("clone")).unwrap();
-    fs::copy(pair.at("snapshot/manifest"), layout.manifest_path()).unwrap();
-    let config = ReplicaConfig { when_gone: WhenGone::Fail, hydrate: true, ..ReplicaConfig::new(layout) };
-    let manifest = Manifest::open(&config.layout.manifest_path()).unwrap();
-    let replica = Replica::open(config, manifest, Arc::new(origin), Handle::current()).unwrap();
+async fn moved_up(pair: &Pair, is_writable: bool) -> Arc<Replica> {
+    let replica = open_clone(pair, is_writable);
     hydrated(&replica).await;
     replica.finish().unwrap();
     replica.move_up().unwrap();
     replica
 }
 
-async fn a_settled_clone_is_the_origins_tree() {
+fn open_clone(pair: &Pair, is_writable: bool) -> Arc<Replica> {
+    let origin = LocalOrigin::open(&pair.at("snapshot"), ReadPool::default()).unwrap();
+    let layout = Layout::clone_at(&pair.at("clone")).unwrap();
+    fs::copy(pair.at("snapshot/manifest"), layout.manifest_path()).unwrap();
+    let when_gone = WhenGone::Fail;
+    let config = ReplicaConfig { when_gone, hydrate: true, is_writable, ..ReplicaConfig::new(layout) };
+    let manifest = Manifest::open(&config.layout.manifest_path()).unwrap();
+    Replica::open(config, manifest, Arc::new(origin), Handle::current()).unwrap()
+}
+
+async fn a_settled_clone_is_the_origins_tree(is_writable: bool) {
     let pair = Pair::new();
     let expected = pair.walk("snapshot", &["ws", "python"].map(|name| pair.at(name)));
-    let replica = moved_up(&pair).await;
+    let replica = moved_up(&pair, is_writable).await;
     // Reads find every file where it is now.
     for entry in expected.iter().filter(|entry| entry.kind() == Kind::File && entry.size() == 4) {
         let read = replica.read(entry.index(), 0, 10).await.unwrap();
@@ -289,22 +296,30 @@ async fn a_settled_clone_is_the_origins_tree() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn settling_leaves_the_origins_tree() {
-    a_settled_clone_is_the_origins_tree().await;
+    a_settled_clone_is_the_origins_tree(false).await;
+    a_settled_clone_is_the_origins_tree(true).await;
 }
 
 #[test]
 fn an_ordinary_users_clone_settles_too() {
     ordinary_user::run("replica::tests::finish::an_ordinary_users_clone_settles_too", || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(a_settled_clone_is_the_origins_tree());
+        runtime.block_on(a_settled_clone_is_the_origins_tree(false));
+        runtime.block_on(a_settled_clone_is_the_origins_tree(true));
     });
 }
 
 /// Settles after an interruption that left `half` done.
-async fn check_interrupted(half: impl FnOnce(&Pair)) {
+async fn check_interrupted(half: impl Fn(&Pair)) {
+    for is_writable in [false, true] {
+        check_one_interrupted(is_writable, &half).await;
+    }
+}
+
+async fn check_one_interrupted(is_writable: bool, half: impl FnOnce(&Pair)) {
     let pair = Pair::new();
     let expected = pair.walk("snapshot", &["ws", "python"].map(|name| pair.at(name)));
-    let replica = moved_up(&pair).await;
+    let replica = moved_up(&pair, is_writable).await;
     replica.close().await;
     drop(replica);
     half(&pair);
@@ -342,4 +357,146 @@ async fn what_is_not_finished_does_not_settle() {
     assert!(matches!(refused, Err(SettleError::Unfinished { .. })), "{refused:?}");
     let bench = Bench::new(&[]);
     assert!(matches!(bench.replica.move_up(), Err(SettleError::View)));
+}
+
+/// Changes a clone through its tree, and a plain copy in the same way.
+struct Changing {
+    tree: Arc<CloneTree>,
+    plain: PathBuf,
+}
+
+impl Changing {
+    fn node(&self, path: &str) -> NodeId {
+        path.split('/').filter(|name| !name.is_empty()).fold(NodeId::ROOT, |at, name| {
+            self.tree.lookup(at, name.as_bytes()).unwrap().unwrap_or_else(|| panic!("{path}")).node
+        })
+    }
+
+    fn place<'p>(&self, path: &'p str) -> (NodeId, &'p [u8]) {
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        (self.node(above), name.as_bytes())
+    }
+
+    async fn write(&self, path: &str, offset: u64, bytes: &[u8]) {
+        let node = self.node(path);
+        assert_eq!(self.tree.open(node, true), Ok(filesystem::Handle::Content));
+        let written = self.tree.write(node, offset, Bytes::copy_from_slice(bytes)).await;
+        assert_eq!(written, Ok(bytes.len() as u64));
+        self.tree.release(node, filesystem::Handle::Content);
+        let file = fs::File::options().write(true).open(self.plain.join(path)).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, offset).unwrap();
+    }
+
+    fn make(&self, path: &str, made: &Made, mode: u16) {
+        let (directory, name) = self.place(path);
+        self.tree.make(directory, name, made, mode, ours_owner()).unwrap();
+        match made {
+            Made::Directory => fs::create_dir(self.plain.join(path)).unwrap(),
+            _ => fs::write(self.plain.join(path), "").unwrap(),
+        }
+        let mode = fs::Permissions::from_mode(mode.into());
+        fs::set_permissions(self.plain.join(path), mode).unwrap();
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        let flags = rustix::fs::RenameFlags::empty();
+        self.tree.rename(self.place(from), self.place(to), flags).unwrap();
+        fs::rename(self.plain.join(from), self.plain.join(to)).unwrap();
+    }
+
+    fn remove(&self, path: &str) {
+        let (directory, name) = self.place(path);
+        self.tree.unlink(directory, name).unwrap();
+        fs::remove_file(self.plain.join(path)).unwrap();
+    }
+
+    async fn set_mode(&self, path: &str, mode: u16) {
+        let change = Change { mode: Some(mode), ..Change::default() };
+        self.tree.change(self.node(path), change).await.unwrap();
+        fs::set_permissions(self.plain.join(path), fs::Permissions::from_mode(mode.into())).unwrap();
+    }
+}
+
+fn ours_owner() -> crate::replica::names::Owner {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    crate::replica::names::Owner { uid: uid.as_raw(), gid: gid.as_raw() }
+}
+
+/// Everything about a tree but times and what is shown differently of git.
+fn told(top: &Path) -> String {
+    let script = "find . -path ./.git -prune -o -path './.twinshare-*' -prune -o -printf '%P %y %m %n %l %s\n' | sort; \
+                  find . -path ./.git -prune -o -path './.twinshare-*' -prune -o -type f -print0 | sort -z \
+                  | xargs -0 md5sum";
+    let told = std::process::Command::new("sh").arg("-c").arg(script).current_dir(top).output().unwrap();
+    let is_directory = |line: &&str| line.split(' ').nth(1) == Some("d");
+    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    // How long a directory is tells nothing.
+    let (directories, others): (Vec<_>, Vec<_>) = text.lines().partition(is_directory);
+    let directories = directories.iter().filter_map(|line| line.rsplit_once(' ').map(|(line, _)| line));
+    directories.chain(others.iter().copied()).collect::<Vec<_>>().join("\n")
+}
+
+async fn a_changed_clone_settles_with_its_changes() {
+    let pair = Pair::new();
+    pair.walk("snapshot", &["ws", "python"].map(|name| pair.at(name)));
+    let copied = std::process::Command::new("cp").arg("-a").args([pair.at("ws"), pair.at("plain")]).status();
+    assert!(copied.unwrap().success());
+    let replica = open_clone(&pair, true);
+    let names = replica.names().unwrap().clone();
+    let owner = crate::filesystem::Owner::of_this_process();
+    let tree = Arc::new(CloneTree::new(replica.clone(), names, owner));
+    let changing = Changing { tree, plain: pair.at("plain") };
+    changing.write("large", 100, b"changed").await;
+    changing.rename("a", "moved");
+    changing.make("new", &Made::Directory, 0o750);
+    changing.make("new/closed", &Made::Directory, 0o500);
+    changing.make("link2", &Made::File, 0o640);
+    changing.remove("name\n\x01");
+    changing.set_mode("empty", 0o550).await;
+    hydrated(&replica).await;
+    changing.rename("moved/b", "new/b");
+    replica.finish().unwrap();
+    changing.write("large", 2 * MIB, b"after it was finished").await;
+    changing.rename("new/b", "b");
+    changing.make("b/more", &Made::File, 0o600);
+    // Anything may still change, so it is finished again.
+    replica.finish().unwrap();
+    replica.move_up().unwrap();
+    changing.make("top", &Made::File, 0o644);
+    changing.write("top", 0, b"made above").await;
+    changing.remove("link2");
+    changing.rename("b", "last");
+    changing.make("closed", &Made::Directory, 0o111);
+    changing.set_mode("", 0o711).await;
+    drop(changing);
+    replica.close().await;
+    drop(replica);
+    settle::conclude(&pair.at("clone"), &pair.at("keep")).unwrap();
+    let who = rustix::process::geteuid();
+    if !who.is_root() {
+        // Its own user cannot look into what it has closed.
+        for closed in ["clone/closed", "plain/closed"] {
+            fs::set_permissions(pair.at(closed), fs::Permissions::from_mode(0o511)).unwrap();
+        }
+    }
+    pretty(&told(&pair.at("clone")), &told(&pair.at("plain")));
+    check_plain(&pair.at("clone"));
+}
+
+#[track_caller]
+fn pretty(found: &str, expected: &str) {
+    assert!(found == expected, "found\n{found}\nexpected\n{expected}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_changed_settles_with_the_rest() {
+    a_changed_clone_settles_with_its_changes().await;
+}
+
+#[test]
+fn what_an_ordinary_user_changed_settles_with_the_rest() {
+    ordinary_user::run("replica::tests::finish::what_an_ordinary_user_changed_settles_with_the_rest", || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(a_changed_clone_settles_with_its_changes());
+    });
 }
