@@ -25,7 +25,6 @@ mod change;
 mod content;
 
 pub use change::{Change, When};
-pub use content::Handle;
 
 /// The number of what was made here: above those of all entries, with its number on the disk.
 const MADE_HERE: u64 = 1 << 63;
@@ -80,7 +79,7 @@ impl CloneTree {
             return Err(ViewError::NameTooLong);
         }
         match self.names.lookup(key(directory), name)? {
-            Some(found) => self.told(&found).map(Some),
+            Some(found) => self.told(&found, directory, name).map(Some),
             None => self.unless_failed().map(|()| None),
         }
     }
@@ -156,11 +155,15 @@ impl CloneTree {
             position += 1;
             let Some((name, found)) = found else { continue };
             let attributes = self.attributes_of(&found)?;
-            if !take(Listed { name, attributes, next: position }) {
-                return Ok(());
-            }
+            // Before it is taken: from then on the kernel may forget it.
             if tells {
-                self.names.remember(found.key());
+                self.names.remember(&found, reading.directory, name);
+            }
+            if !take(Listed { name, attributes, next: position }) {
+                if tells {
+                    self.forget(attributes.node, 1);
+                }
+                return Ok(());
             }
         }
         Ok(())
@@ -215,11 +218,14 @@ impl CloneTree {
         Some(self.with_what_is_known(key, attributes))
     }
 
-    /// The attributes of what was found, of which the kernel is told.
-    fn told(&self, found: &Found<'_>) -> Result<Attributes, ViewError> {
-        let attributes = self.attributes_of(found)?;
-        self.names.remember(found.key());
-        Ok(attributes)
+    /// The attributes of what was found under a name, of which the kernel is told.
+    fn told(&self, found: &Found<'_>, directory: NodeId, name: &[u8]) -> Result<Attributes, ViewError> {
+        self.names.remember(found, key(directory), name);
+        let attributes = self.attributes_of(found);
+        if attributes.is_err() {
+            self.forget(node(found.key()), 1);
+        }
+        attributes
     }
 
     fn attributes_of(&self, found: &Found<'_>) -> Result<Attributes, ViewError> {

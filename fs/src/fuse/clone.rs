@@ -27,7 +27,7 @@ use super::errno::errno;
 use super::interrupt::Caller;
 use super::reply::{self, CloneDirectoryReply, TTL, file_attr};
 use super::waits::Waits;
-use crate::filesystem::{Attributes, Change, CloneTree, Handle, NodeId, Now, Reading, Seek, ViewError, When};
+use crate::filesystem::{Attributes, Change, CloneTree, NodeId, Now, Reading, Seek, ViewError, When};
 use crate::manifest::Mtime;
 use crate::name::NAME_BYTES_MAX;
 use crate::replica::names::{Made, Owner};
@@ -143,8 +143,21 @@ impl CloneAdapter {
             let reading = listings.reading(tree, directory, handle, position)?;
             let mut slot = reply.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(mut reply) = slot.take() else { return Ok(None) };
-            let filled = tree.entries(&reading, position, R::TELLS, |listed| !reply.add(&listed));
-            Ok(Some((reply, filled)))
+            let mut taken = 0;
+            let filled = tree.entries(&reading, position, R::TELLS, |listed| {
+                let fits = !reply.add(&listed);
+                taken += u32::from(fits);
+                fits
+            });
+            match filled {
+                Err(ViewError::NotYet) if taken == 0 => {
+                    *slot = Some(reply);
+                    Err(ViewError::NotYet)
+                }
+                // The kernel has been told of these, and asks again from there.
+                Err(_) if taken > 0 => Ok(Some((reply, Ok(())))),
+                filled => Ok(Some((reply, filled))),
+            }
         };
         // A reply that was not taken answers EIO when it is dropped.
         let answer = |(), done: Result<Option<Filled<R>>, ViewError>| {
@@ -225,14 +238,14 @@ impl Filesystem for CloneAdapter {
             mtime: mtime.map(when),
         };
         let is_ordinary_user = request.uid() != 0;
-        let tree = self.tree.clone();
-        let work = async move {
+        // A cut may have to wait for content. The kernel asks anew for what it knows after EINTR.
+        let work = move |tree: Arc<CloneTree>| async move {
             if size.is_some() && is_ordinary_user {
                 tree.drop_set_id(node).await?;
             }
             tree.change(node, change).await
         };
-        guarded(|| self.waits.answer_whole(reply, work, reply::attributes));
+        guarded(|| self.later(request, reply, work, reply::attributes));
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -340,7 +353,7 @@ impl Filesystem for CloneAdapter {
         &self,
         request: &Request,
         ino: INodeNo,
-        handle: FileHandle,
+        _handle: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
@@ -348,7 +361,7 @@ impl Filesystem for CloneAdapter {
         reply: ReplyData,
     ) {
         let node = NodeId(ino.0);
-        guarded(|| match self.tree.try_read(node, from_number(handle), offset, size) {
+        guarded(|| match self.tree.try_read(node, offset, size) {
             Ok(Now::Ready(bytes)) => reply::data(reply, Ok(bytes)),
             Err(error) => reply::data(reply, Err(error)),
             Ok(Now::Later) => {
@@ -371,7 +384,9 @@ impl Filesystem for CloneAdapter {
         reply: ReplyWrite,
     ) {
         let (node, bytes) = (NodeId(ino.0), Bytes::copy_from_slice(data));
-        let drops_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        // An ordinary user's process need not do it: the disk's filesystem does.
+        let drops_set_id =
+            write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) && rustix::process::geteuid().is_root();
         let work = move |tree: Arc<CloneTree>| async move {
             if drops_set_id {
                 tree.drop_set_id(node).await?;
@@ -395,18 +410,20 @@ impl Filesystem for CloneAdapter {
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
-        handle: FileHandle,
+        _handle: FileHandle,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        guarded(|| {
-            self.tree.release(NodeId(ino.0), from_number(handle));
-            reply.ok();
-        });
+        let node = NodeId(ino.0);
+        let work = move |tree: &CloneTree| {
+            tree.release(node);
+            Ok(())
+        };
+        guarded(|| self.on_disk(request, reply, work, reply::done));
     }
 
     fn fsync(&self, request: &Request, ino: INodeNo, _handle: FileHandle, data: bool, reply: ReplyEmpty) {
@@ -579,36 +596,25 @@ fn mtime(time: SystemTime) -> Mtime {
     }
 }
 
-fn number(handle: Handle) -> FileHandle {
-    FileHandle(match handle {
-        Handle::Content => 0,
-        Handle::Substitute => 1,
-    })
-}
-
-fn from_number(handle: FileHandle) -> Handle {
-    if handle.0 == 1 { Handle::Substitute } else { Handle::Content }
-}
-
 /// What is open is cached until the kernel changes it: nobody else does.
 const CACHED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE;
 
-fn opened(reply: ReplyOpen, handle: Result<Handle, ViewError>) {
-    match handle {
-        Ok(handle) => reply.opened(number(handle), CACHED),
+/// Handles carry nothing: the number of the inode tells everything.
+const HANDLE: FileHandle = FileHandle(0);
+
+fn opened(reply: ReplyOpen, opened: Result<(), ViewError>) {
+    match opened {
+        Ok(()) => reply.opened(HANDLE, CACHED),
         Err(error) => reply.error(errno(&error)),
     }
 }
 
-fn created(reply: ReplyCreate, made: Result<(Attributes, Handle), ViewError>) {
+fn created(reply: ReplyCreate, made: Result<Attributes, ViewError>) {
     match made {
-        Ok((attributes, handle)) => reply.created(
-            &TTL,
-            &file_attr(&attributes),
-            Generation(attributes.generation),
-            number(handle),
-            CACHED,
-        ),
+        Ok(attributes) => {
+            let generation = Generation(attributes.generation);
+            reply.created(&TTL, &file_attr(&attributes), generation, HANDLE, CACHED);
+        }
         Err(error) => reply.error(errno(&error)),
     }
 }

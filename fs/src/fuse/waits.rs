@@ -50,20 +50,6 @@ impl Waits {
         });
     }
 
-    /// Answers `reply` when `work` is done, which must not be given up half-way.
-    pub(super) fn answer_whole<R, T, W>(
-        &self,
-        reply: R,
-        work: W,
-        answer: impl FnOnce(R, Result<T, ViewError>) + Send + 'static,
-    ) where
-        R: Send + 'static,
-        T: Send + 'static,
-        W: Future<Output = Result<T, ViewError>> + Send + 'static,
-    {
-        self.runtime.spawn(async move { answer(reply, work.await) });
-    }
-
     /// Answers `reply` when `work` is done, or when the caller has been told to stop; `limit` is how long one waits for
     /// the origin, if there is one.
     ///

@@ -152,9 +152,8 @@ impl Replica {
     }
 
     /// Takes over a file that was just made here and is open, with its descriptor: a mode that forbids opening it again
-    /// forbids nothing to whoever made it. Returns its key. Counts as [`opened`](Self::opened) once. Blocks.
-    pub fn made(&self, file: File) -> Result<InodeKey, Errno> {
-        let key = InodeKey::Local(rustix::fs::fstat(&file)?.st_ino);
+    /// forbids nothing to whoever made it. Counts as [`opened`](Self::opened) once. Blocks.
+    pub fn made(&self, key: InodeKey, file: File) -> Result<(), Errno> {
         if let Some(before) = self.engine.inodes.find(key) {
             // It had this number, and must be gone.
             self.engine.inodes.remove(&before);
@@ -162,8 +161,7 @@ impl Replica {
         let inode = self.engine.inode(key).ok_or(Errno::NOENT)?;
         inode.opens.fetch_add(1, AcqRel);
         self.engine.descriptors.open(&inode, file);
-        self.engine.load(&inode).map_err(|error| error.errno())?;
-        Ok(key)
+        self.engine.load(&inode).map_err(|error| error.errno())
     }
 
     /// Tells that a handle on the file was opened: what is known about it stays in memory until as many
@@ -194,6 +192,9 @@ impl Replica {
     /// Prepares for a file's last name to go: what is open of it stays reachable. Blocks.
     pub fn removing(&self, file: impl Into<InodeKey>) -> Result<Removal<'_>, Errno> {
         let inode = self.engine.inode(file.into()).ok_or(Errno::NOENT)?;
+        if inode.opens.load(Acquire) == 0 {
+            return Ok(Removal { replica: self, inode, file: None });
+        }
         let file = match self.engine.load(&inode).and_then(|()| self.engine.file(&inode)) {
             Ok(file) => file,
             // What cannot be opened can be removed.

@@ -68,8 +68,8 @@ impl Inodes {
     pub(super) fn remove(&self, inode: &Arc<Inode>) {
         let mut table = lock(&self.table);
         if table.inodes.get(&inode.key).is_some_and(|found| Arc::ptr_eq(found, inode)) {
+            // What is left of it in the ring is passed over.
             table.inodes.remove(&inode.key);
-            table.ring.retain(|key| *key != inode.key);
         }
     }
 

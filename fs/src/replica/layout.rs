@@ -259,6 +259,7 @@ impl Layout {
     }
 
     /// True for a clone's, whose workspace may be written to; false for a view's.
+    #[cfg(test)]
     pub(super) fn is_clone(&self) -> bool {
         self.above.is_some()
     }

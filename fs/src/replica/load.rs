@@ -151,14 +151,27 @@ impl Engine {
 
     /// The inode's file, made if need be. The inode's `data` is held.
     pub(super) fn file_for_writing(&self, inode: &Arc<Inode>) -> Result<Arc<File>, StoreError> {
-        let file = match self.file(inode)? {
-            Some(file) => file,
-            None => self.descriptors.open(inode, self.make(inode)?),
+        let file = match self.file(inode) {
+            Ok(Some(file)) if can_write(&file)? => file,
+            Ok(None) => self.descriptors.open(inode, self.make(inode)?),
+            // It was opened when its mode did not let its own user write, or does not let it read.
+            Ok(Some(_)) | Err(StoreError::System(Errno::ACCESS)) => self.open_for_writing(inode)?,
+            Err(error) => return Err(error),
         };
         if !inode.lock().holes_on_disk && self.places.is_writable(inode.key) {
             self.is_there_now(inode, &file)?;
         }
         Ok(file)
+    }
+
+    fn open_for_writing(&self, inode: &Arc<Inode>) -> Result<Arc<File>, StoreError> {
+        match self.places.open(inode.key, OFlags::RDWR) {
+            Err(StoreError::System(Errno::ACCESS)) => {
+                // Not kept: nothing could be read through it.
+                Ok(Arc::new(self.places.open(inode.key, OFlags::WRONLY)?.ok_or(StoreError::Removed)?))
+            }
+            opened => Ok(self.descriptors.open(inode, opened?.ok_or(StoreError::Removed)?)),
+        }
     }
 
     fn make(&self, inode: &Inode) -> Result<File, StoreError> {
@@ -193,6 +206,10 @@ impl Engine {
         blocks.holes_on_disk = true;
         Ok(())
     }
+}
+
+fn can_write(file: &File) -> Result<bool, Errno> {
+    Ok(rustix::fs::fcntl_getfl(file)? & OFlags::RWMODE != OFlags::RDONLY)
 }
 
 /// An ordinary file: everything about it is local.

@@ -13,7 +13,10 @@
 //!
 //! Everything here blocks for system calls on the local disk. Names in one directory are changed one at a time.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{AcqRel, Acquire},
+};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::fs::{FileType, OFlags, Stat};
@@ -151,7 +154,7 @@ impl OnDisk {
 
 /// The names of a clone's own tree.
 ///
-/// Lock order: those of `changing`, each lower one first; `placing`; then the leaves, which are all others.
+/// Lock order: `grouping`; those of `changing`, each lower one first; `placing`; then the leaves, which are all others.
 #[derive(Debug)]
 pub struct Names {
     layout: Arc<Layout>,
@@ -174,8 +177,14 @@ pub struct Names {
     moves_noted: AtomicBool,
     /// Held while a directory is put on the disk, or found not to be there.
     placing: Mutex<()>,
+    /// Held while a file with several names is put on the disk.
+    grouping: Mutex<()>,
     /// Held while names in a directory are changed.
     changing: Box<[Mutex<()>]>,
+    /// Changes of names that have begun.
+    begun: AtomicU64,
+    /// Those of them that have ended.
+    ended: AtomicU64,
 }
 
 impl Names {
@@ -204,7 +213,10 @@ impl Names {
             had_moves,
             moves_noted: AtomicBool::new(had_moves),
             placing: Mutex::default(),
+            grouping: Mutex::default(),
             changing: (0..LOCKS).map(|_| Mutex::default()).collect(),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             layout,
             manifest,
         };
@@ -229,6 +241,31 @@ impl Names {
                         self.located.remove(found.key, key, &name);
                     }
                 }
+            }
+        }
+        self.located.entries().into_iter().try_for_each(|(index, number)| self.note_detached(index, number))
+    }
+
+    /// Notes under which of its names in the manifest an inode does not lie that was found under another.
+    fn note_detached(&self, index: EntryIndex, number: u64) -> Result<(), NamesError> {
+        let entry = self.manifest.entry(index).ok_or(NotYet)?;
+        let names: Vec<_> = match self.has_names(InodeKey::Entry(index)) {
+            true => self.groups.names(&self.manifest, index)?.map(EntryIndex).collect(),
+            false => vec![entry.index()],
+        };
+        for name in names {
+            let entry = self.manifest.entry(name).ok_or(NotYet)?;
+            let Name { directory, name } = self.position(&entry);
+            let is_there = match self.directory(directory) {
+                Ok(Some(directory)) => {
+                    matches!(directory.look(&name)?, Look::There(stat, _) if stat.st_ino == number)
+                }
+                // What is elsewhere has left its place, and what has, has been put on the disk with all above it.
+                Ok(None) | Err(NamesError::System(Errno::STALE)) => false,
+                Err(error) => return Err(error),
+            };
+            if !is_there {
+                self.detached.set(entry.index());
             }
         }
         Ok(())
@@ -262,9 +299,15 @@ impl Names {
         Ok(found.ok_or(Errno::STALE)?)
     }
 
-    /// The kernel was told of an inode.
-    pub fn remember(&self, key: InodeKey) {
-        self.located.remember(key);
+    /// The kernel is told of an inode that was found under a name.
+    pub fn remember(&self, found: &Found<'_>, directory: InodeKey, name: &[u8]) {
+        match found {
+            // Somebody may have made it forget all there was before it is told.
+            Found::OnDisk(OnDisk { key: key @ InodeKey::Local(_), stat, .. }) => {
+                self.located.tell(*key, stat, directory, name);
+            }
+            found => self.located.remember(found.key()),
+        }
     }
 
     /// The kernel has forgotten an inode so many times; true when it knows it no more.
@@ -352,17 +395,16 @@ impl Names {
         if let Some(index) = state.and_then(|state| state.index) {
             self.stated.set(index);
             let key = InodeKey::Entry(index);
-            if here.is_none_or(|here| here.inode() != index || self.detached.is_set(here.index())) {
-                self.detached.set(index);
-                self.located.add(key, stat.st_ino, directory.key, name);
-            } else if self.has_names(key) {
-                // Of the names that the manifest has of it, this one is known to be there.
-                self.located.add(key, stat.st_ino, directory.key, name);
+            let is_here =
+                here.is_some_and(|here| here.inode() == index && !self.detached.is_set(here.index()));
+            // Of the names that the manifest has of a file with several, this one is known to be there.
+            if !is_here || self.has_names(key) {
+                self.located.add(key, stat, directory.key, name);
             }
             return Ok(key);
         }
         if let Some(key) = self.located.key(stat.st_ino) {
-            self.located.add(key, stat.st_ino, directory.key, name);
+            self.located.add(key, stat, directory.key, name);
             return Ok(key);
         }
         match here.filter(|here| self.is_still(here, stat)) {
@@ -370,13 +412,13 @@ impl Names {
                 let key = InodeKey::Entry(here.inode());
                 // Under its other names nothing else tells that it is the same.
                 if stat.st_nlink > 1 && here.kind() != Kind::Directory {
-                    self.located.add(key, stat.st_ino, directory.key, name);
+                    self.located.add(key, stat, directory.key, name);
                 }
                 Ok(key)
             }
             None => {
                 let key = InodeKey::Local(stat.st_ino);
-                self.located.add(key, stat.st_ino, directory.key, name);
+                self.located.add(key, stat, directory.key, name);
                 Ok(key)
             }
         }
@@ -470,7 +512,7 @@ impl Names {
     }
 
     /// Keeps others from changing names in these directories.
-    fn changing<const N: usize>(&self, directories: [InodeKey; N]) -> Vec<MutexGuard<'_, ()>> {
+    fn changing<const N: usize>(&self, directories: [InodeKey; N]) -> Changing<'_> {
         let mut numbers = directories.map(|key| match key {
             InodeKey::Entry(index) => index.0 as usize % LOCKS,
             InodeKey::Local(number) => number as usize % LOCKS,
@@ -478,11 +520,31 @@ impl Names {
         numbers.sort_unstable();
         let mut before = None;
         let apart = numbers.into_iter().filter(|number| before.replace(*number) != Some(*number));
-        apart.map(|number| lock(&self.changing[number])).collect()
+        let locks = apart.map(|number| lock(&self.changing[number])).collect();
+        self.begun.fetch_add(1, AcqRel);
+        Changing { names: self, _locks: locks }
+    }
+
+    /// How many changes of names have begun, if none is under way.
+    fn at_rest(&self) -> Option<u64> {
+        let ended = self.ended.load(Acquire);
+        (self.begun.load(Acquire) == ended).then_some(ended)
     }
 
     fn shown(&self, entry: &Entry<'_>) -> Result<Shown, NotYet> {
         git::shown(&self.manifest, entry)
+    }
+}
+
+/// Names are being changed. Dropping it lets others change them.
+struct Changing<'n> {
+    names: &'n Names,
+    _locks: Vec<MutexGuard<'n, ()>>,
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.names.ended.fetch_add(1, AcqRel);
     }
 }
 

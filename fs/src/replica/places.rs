@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::key::InodeKey;
 use super::store::{Store, StoreError};
-use crate::manifest::{Entry, EntryIndex, Manifest};
+use crate::manifest::{Entry, Manifest};
 
 /// Finds and makes the files of inodes. Everything here may block; a file's data lock is held meanwhile.
 pub(super) trait Places: fmt::Debug + Send + Sync {
@@ -40,19 +40,14 @@ impl Positions {
 
 impl Places for Positions {
     fn open(&self, key: InodeKey, flags: OFlags) -> Result<Option<File>, StoreError> {
-        match self.store.open_as(&self.manifest, &self.entry(key)?, flags) {
-            // A whiteout: a character device that does not exist.
-            Err(StoreError::System(Errno::NXIO)) => Err(StoreError::Removed),
-            opened => opened,
-        }
+        self.store.open_as(&self.manifest, &self.entry(key)?, flags)
     }
 
     fn make(&self, key: InodeKey) -> Result<File, StoreError> {
         self.store.make(&self.manifest, &self.entry(key)?)
     }
 
-    fn is_writable(&self, key: InodeKey) -> bool {
-        let root = key.entry().and_then(|index| self.manifest.locate(index)).map(|(root, _)| root);
-        self.store.layout.is_clone() && root == Some(EntryIndex(0))
+    fn is_writable(&self, _key: InodeKey) -> bool {
+        false
     }
 }

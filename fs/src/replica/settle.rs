@@ -120,10 +120,9 @@ pub fn conclude(directory: &Path, keep: &Path) -> Result<(), SettleError> {
     let root = manifest.entry(EntryIndex(0)).ok_or(FinishError::Manifest)?;
     let (mode, mtime) = changed.map_or((root.mode(), root.mtime()), |state| (state.mode, state.mtime));
     let extra = match changed {
-        Some(_) => Extra {
-            xattrs: xattrs(&layout).map_err(|errno| disk(directory, "its xattrs", errno.into()))?,
-            ..Extra::default()
-        },
+        Some(_) => {
+            xattrs(&layout).map_err(|errno| disk(directory, "its xattrs cannot be read", errno.into()))?
+        }
         None => root.extra(),
     };
     drop((manifest, layout));
@@ -135,16 +134,16 @@ pub fn conclude(directory: &Path, keep: &Path) -> Result<(), SettleError> {
 }
 
 /// The xattrs of the tree's own directory, without ours.
-fn xattrs(layout: &Layout) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+fn xattrs(layout: &Layout) -> Result<Extra, Errno> {
     let tree = beneath::open(layout.tree(), b"", OFlags::RDONLY | OFlags::DIRECTORY)?;
     let mut names = vec![0; XATTR_BYTES_MAX];
     let length = rustix::fs::flistxattr(&tree, names.as_mut_slice())?;
-    let mut found = Vec::new();
+    let mut found = Extra::default();
     for name in names[..length].split(|byte| *byte == 0) {
         if name.starts_with(b"user.") && !state::is_ours(name) {
             let mut value = vec![0; XATTR_BYTES_MAX];
             let length = rustix::fs::fgetxattr(&tree, name, value.as_mut_slice())?;
-            found.push((name.to_vec(), value[..length].to_vec()));
+            found.xattrs.push((name.to_vec(), value[..length].to_vec()));
         }
     }
     Ok(found)

@@ -152,6 +152,8 @@ fn open_with(
     origin: &Arc<ScriptedOrigin>,
     disk_loses: &Arc<AtomicBool>,
 ) -> Arc<Replica> {
+    let is_writable = config.layout.is_clone();
+    let config = ReplicaConfig { is_writable, ..config };
     let loses = disk_loses.clone();
     let sync = Box::new(move |_: BorrowedFd<'_>| match loses.swap(false, Relaxed) {
         true => Err(Errno::IO),

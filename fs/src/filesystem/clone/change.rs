@@ -6,7 +6,6 @@ use rustix::fs::{FileType, RenameFlags, Timespec, Timestamps, UTIME_NOW, UTIME_O
 
 use rustix::io::Errno;
 
-use super::content::Handle;
 use super::{CloneTree, key};
 use crate::clock;
 use crate::filesystem::{Attributes, NodeId, ViewError};
@@ -65,9 +64,8 @@ impl CloneTree {
         owner: Owner,
     ) -> Result<Attributes, ViewError> {
         check(name)?;
-        let owner = (owner != self.ours()).then_some(owner);
-        let found = self.names.make(key(directory), name, made, mode, owner)?;
-        self.told(&Found::OnDisk(found))
+        let found = self.names.make(key(directory), name, made, mode, Some(owner))?;
+        self.told(&Found::OnDisk(found), directory, name)
     }
 
     /// Makes a file in a directory and opens it.
@@ -77,19 +75,18 @@ impl CloneTree {
         name: &[u8],
         mode: u16,
         owner: Owner,
-    ) -> Result<(Attributes, Handle), ViewError> {
+    ) -> Result<Attributes, ViewError> {
         check(name)?;
-        let owner = (owner != self.ours()).then_some(owner);
-        let (found, file) = self.names.create(key(directory), name, mode, owner)?;
-        self.replica.made(file.into())?;
-        Ok((self.told(&Found::OnDisk(found))?, Handle::Content))
+        let (found, file) = self.names.create(key(directory), name, mode, Some(owner))?;
+        self.replica.made(found.key, file.into())?;
+        self.told(&Found::OnDisk(found), directory, name)
     }
 
     /// Gives an inode a further name.
     pub fn link(&self, node: NodeId, directory: NodeId, name: &[u8]) -> Result<Attributes, ViewError> {
         check(name)?;
         let found = self.names.link(key(node), key(directory), name)?;
-        self.told(&Found::OnDisk(found))
+        self.told(&Found::OnDisk(found), directory, name)
     }
 
     /// Takes a name away from anything but a directory.
@@ -158,14 +155,15 @@ impl CloneTree {
     /// Changes what belongs to an inode, and tells what it is then. Once it has begun it goes on to its end.
     pub async fn change(self: &Arc<Self>, node: NodeId, change: Change) -> Result<Attributes, ViewError> {
         let inode = key(node);
-        let is_file = self.on_disk(move |tree| tree.change_on_disk(inode, &change)).await?;
+        let (is_file, kept) = self.on_disk(move |tree| tree.change_on_disk(inode, &change)).await?;
         if is_file {
             if let Some(size) = change.size {
                 self.replica.truncate(inode, size).await?;
             }
             let at = |when: Option<When>| when.map(When::time);
             let (mtime, atime) = (at(change.mtime), at(change.atime));
-            let attributes = SetAttributes { mode: change.mode, mtime, atime };
+            let mode = change.mode.or(kept);
+            let attributes = SetAttributes { mode, mtime, atime };
             if attributes != SetAttributes::default() {
                 self.replica.set_attributes(inode, attributes).await?;
             }
@@ -174,21 +172,21 @@ impl CloneTree {
         self.on_disk(move |tree| tree.attributes(node)).await
     }
 
-    /// Changes all that is not kept with a file's content; true for a file, which is on the disk then.
-    fn change_on_disk(&self, inode: InodeKey, change: &Change) -> Result<bool, ViewError> {
-        let is_file = match self.names.stat(inode) {
-            Ok(found) => self.attributes_of(&found)?.kind == FileType::RegularFile,
-            Err(error) => match self.nameless_attributes(inode) {
-                Some(attributes) => attributes.kind == FileType::RegularFile,
-                None => return Err(error.into()),
-            },
+    /// Changes all that is not kept with a file's content. True for a file, which is on the disk then, with the mode that
+    /// is left to it where another owner takes some away.
+    fn change_on_disk(&self, inode: InodeKey, change: &Change) -> Result<(bool, Option<u16>), ViewError> {
+        let attributes = match self.names.stat(inode) {
+            Ok(found) => self.attributes_of(&found)?,
+            Err(error) => self.nameless_attributes(inode).ok_or(error)?,
         };
+        let is_file = attributes.kind == FileType::RegularFile;
         if change.uid.is_some() || change.gid.is_some() {
             self.names.set_owner(inode, change.uid, change.gid)?;
         }
         if is_file {
             self.place_file(inode)?;
-            return Ok(true);
+            let another = change.uid.is_some() || change.gid.is_some();
+            return Ok((true, another.then(|| without_set_id(attributes.mode)).flatten()));
         }
         if let Some(mode) = change.mode {
             self.names.set_mode(inode, mode)?;
@@ -198,23 +196,21 @@ impl CloneTree {
                 Timestamps { last_access: timespec(change.atime), last_modification: timespec(change.mtime) };
             self.names.set_times(inode, &times)?;
         }
-        Ok(false)
+        Ok((false, None))
     }
 
     /// Takes from a file what an ordinary user's write takes from it: the bits that make others run it as its owner.
     pub async fn drop_set_id(self: &Arc<Self>, node: NodeId) -> Result<(), ViewError> {
         let attributes = self.on_disk(move |tree| tree.attributes(node)).await?;
-        let runs_as_group = attributes.mode & 0o010 != 0;
-        let dropped = SET_USER | if runs_as_group { SET_GROUP } else { 0 };
-        if attributes.mode & dropped == 0 {
+        let mode = without_set_id(attributes.mode);
+        if mode.is_none() {
             return Ok(());
         }
-        let mode = Some(attributes.mode & !dropped);
         Ok(self.replica.set_attributes(key(node), SetAttributes { mode, ..Default::default() }).await?)
     }
 
     /// Does `work`, from a thread that may block, once enough of the manifest has arrived for it.
-    async fn on_disk<T: Send + 'static>(
+    pub(super) async fn on_disk<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Fn(&Self) -> Result<T, ViewError> + Clone + Send + 'static,
     ) -> Result<T, ViewError> {
@@ -270,12 +266,13 @@ impl CloneTree {
     pub fn remove_xattr(&self, node: NodeId, name: &[u8]) -> Result<(), ViewError> {
         Ok(self.names.remove_xattr(key(node), name)?)
     }
+}
 
-    /// Whom something belongs to that this process makes.
-    fn ours(&self) -> Owner {
-        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-        Owner { uid: uid.as_raw(), gid: gid.as_raw() }
-    }
+/// A mode without the bits that make others run a file as its owner; none where it has none of them.
+fn without_set_id(mode: u16) -> Option<u16> {
+    let runs_as_group = mode & 0o010 != 0;
+    let dropped = SET_USER | if runs_as_group { SET_GROUP } else { 0 };
+    (mode & dropped != 0).then_some(mode & !dropped)
 }
 
 fn check(name: &[u8]) -> Result<(), ViewError> {

@@ -1,83 +1,73 @@
 //! The content of a clone's files: opening, reading, writing.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 
 use super::{CloneTree, key};
 use crate::filesystem::{NodeId, Now, Seek, ViewError, part, whole};
 use crate::manifest::Kind;
-use crate::replica::TryRead;
 use crate::replica::names::Found;
-
-/// What an open file is read through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handle {
-    /// The replica.
-    Content,
-    /// A substitute that is not on the disk, and is not written to.
-    Substitute,
-}
+use crate::replica::{InodeKey, TryRead};
 
 impl CloneTree {
     /// Opens a file. Each success must be followed by one [`release`](Self::release).
-    pub fn open(&self, node: NodeId, writes: bool) -> Result<Handle, ViewError> {
+    pub fn open(&self, node: NodeId, writes: bool) -> Result<(), ViewError> {
         let inode = key(node);
-        match self.names.stat(inode) {
-            Ok(Found::Virtual(entry)) if entry.kind() == Kind::File => {
-                if !writes && self.shown(&entry)?.text().is_some() {
-                    return Ok(Handle::Substitute);
-                }
-            }
-            Ok(_) => {}
-            // The kernel opens again what it has without a name, through `/proc`.
-            Err(_) if self.nameless_attributes(inode).is_some() => {}
-            Err(error) => return Err(error.into()),
-        }
-        if writes {
-            self.place_file(inode)?;
-        }
+        // First of all: what is open stays when it loses its names meanwhile.
         self.replica.opened(inode);
-        Ok(Handle::Content)
+        let opened = match self.names.stat(inode) {
+            Ok(_) if writes => self.place_file(inode),
+            Ok(_) => Ok(()),
+            // The kernel opens again what it has without a name, through `/proc`.
+            Err(_) if self.nameless_attributes(inode).is_some() => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+        if opened.is_err() {
+            self.replica.released(inode);
+        }
+        opened
     }
 
-    /// Tells that a handle on a file was closed.
-    pub fn release(&self, node: NodeId, handle: Handle) {
-        if handle == Handle::Content {
-            self.replica.released(key(node));
-        }
+    /// Tells that a handle on a file was closed. Blocks: what has no name any more goes with the last of them.
+    pub fn release(&self, node: NodeId) {
+        self.replica.released(key(node));
     }
 
     /// Reads `length` bytes at `offset`, or up to the end of the file, without waiting.
-    pub fn try_read(
-        &self,
-        node: NodeId,
-        handle: Handle,
-        offset: u64,
-        length: u32,
-    ) -> Result<Now<Bytes>, ViewError> {
-        match handle {
-            Handle::Substitute => self.substitute(node, offset, length).map(Now::Ready),
-            Handle::Content => match self.replica.try_read(key(node), offset, length) {
-                TryRead::Ready(bytes) => Ok(Now::Ready(bytes)),
-                TryRead::WouldWait => Ok(Now::Later),
-            },
+    pub fn try_read(&self, node: NodeId, offset: u64, length: u32) -> Result<Now<Bytes>, ViewError> {
+        if self.substitute(node)?.is_some() {
+            return Ok(Now::Later);
+        }
+        match self.replica.try_read(key(node), offset, length) {
+            TryRead::Ready(bytes) => Ok(Now::Ready(bytes)),
+            TryRead::WouldWait => Ok(Now::Later),
         }
     }
 
     /// As [`try_read`](Self::try_read), after a wait for what is not here: exactly these bytes or an error. Cancel
     /// safe.
-    pub async fn read(&self, node: NodeId, offset: u64, length: u32) -> Result<Bytes, ViewError> {
+    pub async fn read(self: &Arc<Self>, node: NodeId, offset: u64, length: u32) -> Result<Bytes, ViewError> {
+        if let Some(text) = self.substitute(node)? {
+            // Once it is on the disk it may have been written to.
+            let is_virtual =
+                move |tree: &Self| Ok(matches!(tree.names.stat(key(node)), Ok(Found::Virtual(_))));
+            if self.on_disk(is_virtual).await? {
+                return Ok(part(&text, offset, length));
+            }
+        }
         let bytes = self.replica.read(key(node), offset, length).await?;
         let size = self.replica.size(key(node)).unwrap_or(offset + bytes.len() as u64);
         // What was cut off meanwhile is missing rightly.
         whole(bytes, size.min(offset.saturating_add(length.into())), offset, length)
     }
 
-    fn substitute(&self, node: NodeId, offset: u64, length: u32) -> Result<Bytes, ViewError> {
-        let crate::replica::InodeKey::Entry(index) = key(node) else { return Err(ViewError::WrongKind) };
+    /// What takes the place of a file's content as long as it is not on the disk.
+    fn substitute(&self, node: NodeId) -> Result<Option<Bytes>, ViewError> {
+        let InodeKey::Entry(index) = key(node) else { return Ok(None) };
         let entry = self.manifest().entry(index).ok_or(ViewError::NotYet)?;
-        let shown = self.shown(&entry)?;
-        Ok(part(shown.text().ok_or(ViewError::WrongKind)?, offset, length))
+        Ok(self.shown(&entry)?.text().filter(|_| entry.kind() == Kind::File).cloned())
     }
 
     /// Writes bytes; how many of them, which is less than all when the disk is full.

@@ -106,6 +106,7 @@ impl Names {
         let _changing = self.changing([directory.key]);
         let place = self.free(directory, name)?;
         let is_directory = matches!(made, Made::Directory);
+        let (mode, owner) = inherited(&place.directory, is_directory, mode, owner)?;
         let file = self.put(&place, is_directory, |at, name| make(at, name, made, mode, owner))?;
         Ok((self.found_at(&place)?, file))
     }
@@ -126,7 +127,7 @@ impl Names {
             rustix::fs::linkat(from.fd(), &*old.name, at, name, AtFlags::empty())
         })?;
         // Without a state nothing else tells what it is.
-        self.located.add(key, stat.st_ino, place.directory.key, name);
+        self.located.add(key, &stat, place.directory.key, name);
         self.found_at(&place)
     }
 
@@ -286,6 +287,8 @@ impl Names {
         is_directory: bool,
         make: impl FnOnce(BorrowedFd<'_>, &[u8]) -> Result<T, Errno>,
     ) -> Result<T, NamesError> {
+        // What comes to lie there is not what the manifest has there.
+        self.detach(&place.directory, place.name)?;
         if !matches!(place.look, Look::Whiteout) {
             return Ok(make(place.directory.fd(), place.name)?);
         }
@@ -366,7 +369,7 @@ impl Names {
 
     fn moved(&self, key: InodeKey, source: &Place<'_>, target: &Place<'_>) -> Result<(), NamesError> {
         if let Look::There(stat, _) = &source.look {
-            self.located.add(key, stat.st_ino, target.directory.key, target.name);
+            self.located.add(key, stat, target.directory.key, target.name);
         }
         self.located.remove(key, source.directory.key, source.name);
         self.detach(&source.directory, source.name)?;
@@ -383,7 +386,7 @@ impl Names {
         other: InodeKey,
     ) -> Result<(), NamesError> {
         if let Look::There(stat, _) = &target.look {
-            self.located.add(other, stat.st_ino, source.directory.key, source.name);
+            self.located.add(other, stat, source.directory.key, source.name);
         }
         self.located.remove(other, target.directory.key, target.name);
         self.moved(key, source, target)
@@ -430,6 +433,28 @@ impl Names {
         Ok(directory.complete()?)
     }
 }
+
+/// What a directory hands down to what is made in it (`inode_init_owner`, `fs/inode.c`): its group, and to a directory that
+/// it does so, when its set-group-id bit is set. The owner is none where what is made has the right one anyway.
+fn inherited(
+    directory: &Directory,
+    is_directory: bool,
+    mode: u16,
+    owner: Option<Owner>,
+) -> Result<(u16, Option<Owner>), Errno> {
+    let (stat, state) = directory.stat()?;
+    let of_directory = state.map_or((stat.st_mode & 0o7777) as u16, |state| state.mode);
+    let ours = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let owner = owner.unwrap_or(ours);
+    if of_directory & SET_GROUP == 0 {
+        return Ok((mode, Some(owner).filter(|owner| *owner != ours)));
+    }
+    let mode = if is_directory { mode | SET_GROUP } else { mode };
+    Ok((mode, Some(Owner { gid: stat.st_gid, ..owner })))
+}
+
+/// The bit of a directory's mode by which it hands down its group.
+const SET_GROUP: u16 = 0o2000;
 
 /// A device that says "no such name" where names of the manifest show cannot be told from one that somebody made.
 fn refuse_whiteout(directory: &Directory) -> Result<(), Errno> {
@@ -487,7 +512,11 @@ fn finish(
 ) -> Result<(), Errno> {
     if let Some(Owner { uid, gid }) = owner {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        rustix::fs::chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        match rustix::fs::chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
+            // Everything belongs to the user the replica runs for.
+            Err(Errno::PERM) if !rustix::process::geteuid().is_root() => {}
+            changed => changed?,
+        }
     }
     match made {
         Made::Symlink(_) => Ok(()),

@@ -50,11 +50,25 @@ impl Names {
                 found.push(entry.key());
             }
         }
-        if !was_complete {
-            let _changing = self.changing([key]);
+        if was_complete {
+            return Ok(true);
+        }
+        let _changing = self.changing([key]);
+        // Something may have been in the way of putting it on the disk.
+        if !self.has_virtual_names(key)? {
             directory.complete()?;
         }
-        Ok(was_complete)
+        Ok(false)
+    }
+
+    fn has_virtual_names(&self, key: InodeKey) -> Result<bool, NamesError> {
+        let list = self.list(key)?;
+        for position in 0..list.len() {
+            if let Some((_, Found::Virtual(_))) = list.at(self, position)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Shows everything in a complete tree to `look`, and counts it.

@@ -96,15 +96,17 @@ impl Directory {
             Stated::Unknown => return Err(Errno::IO),
         };
         let complete = state.is_none_or(|state| state.complete || state.index.is_none());
+        let was_completed = state.is_some_and(|state| state.complete && state.index.is_some());
         let directory = Self {
             key,
             fd,
-            entry: state.and_then(|state| state.index),
+            // One that is finished has no state any more, and is the manifest's nevertheless.
+            entry: state.map_or(key.entry(), |state| state.index),
             complete: AtomicBool::new(complete),
             state: Mutex::new(Kept { state, unwritten_since: None }),
             risen: OnceLock::new(),
         };
-        if complete && directory.entry.is_some() {
+        if was_completed {
             // A crash came before they were removed.
             directory.remove_whiteouts()?;
         }
@@ -207,9 +209,14 @@ impl Directory {
         }
         let state = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile | FileType::Directory => state_of(at, name)?,
-            _ => None,
+            _ => return Ok(Look::There(stat, None)),
         };
-        Ok(Look::There(stat, state))
+        // Between the two it may have become an ordinary one: then its mode was not its own yet.
+        let may_be_torn = state.is_none() && matches!(stat.st_mode & 0o7777, 0o600 | 0o700);
+        match self.stat_of(name)? {
+            Some((_, again)) if may_be_torn => Ok(Look::There(again, None)),
+            _ => Ok(Look::There(stat, state)),
+        }
     }
 
     /// What `stat` has of it, and its state as it is now.

@@ -2,15 +2,23 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
 
+use super::super::lock;
 use super::super::places::{Places, Positions};
 use super::super::store::StoreError;
 use super::{Found, InodeKey, Name, Names, NamesError};
 use crate::beneath;
 use crate::manifest::{EntryIndex, Manifest};
+
+/// How often a file is looked for while names are changed around it.
+const TRIES: u32 = 200;
+
+/// How long between two of the later attempts.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Where the files of a clone lie.
 #[derive(Debug)]
@@ -70,7 +78,23 @@ impl From<NamesError> for StoreError {
 }
 
 impl Names {
-    fn open_file(&self, key: InodeKey, flags: OFlags) -> Result<Option<File>, StoreError> {
+    /// Opens the file of an inode. That it is gone is believed only when nothing was renamed while it was looked for.
+    pub(super) fn open_file(&self, key: InodeKey, flags: OFlags) -> Result<Option<File>, StoreError> {
+        for attempt in 0..TRIES {
+            let before = self.at_rest();
+            match self.try_open_file(key, flags) {
+                Err(StoreError::Removed) if before.is_none() || self.at_rest() != before => {}
+                Err(StoreError::System(Errno::AGAIN)) => {}
+                opened => return opened,
+            }
+            if attempt > 2 {
+                std::thread::sleep(PAUSE);
+            }
+        }
+        Err(Errno::AGAIN.into())
+    }
+
+    fn try_open_file(&self, key: InodeKey, flags: OFlags) -> Result<Option<File>, StoreError> {
         if let Some(anchor) = self.anchor(key) {
             match beneath::open(self.layout.links(), &anchor, flags) {
                 Err(Errno::NOENT) => {}
@@ -81,7 +105,15 @@ impl Names {
         let Some(directory) = self.directory(directory)? else { return Ok(None) };
         match self.look(&directory, &name)? {
             Some(Found::OnDisk(found)) if found.key == key => {
-                Ok(Some(beneath::open(directory.fd(), &name, flags)?.into()))
+                let file = match beneath::open(directory.fd(), &name, flags) {
+                    Err(Errno::NOENT) => return Err(Errno::AGAIN.into()),
+                    file => file?,
+                };
+                // Something else may have taken the name since.
+                match rustix::fs::fstat(&file)?.st_ino == found.stat.st_ino {
+                    true => Ok(Some(file.into())),
+                    false => Err(Errno::AGAIN.into()),
+                }
             }
             Some(Found::Virtual(entry)) if InodeKey::Entry(entry.inode()) == key => Ok(None),
             // It was removed, or something took its place, before this process began.
@@ -93,6 +125,7 @@ impl Names {
     fn make_file(&self, key: InodeKey) -> Result<(), NamesError> {
         let Some(anchor) = self.anchor(key) else { return self.place(key).map(drop) };
         let entry = key.entry().and_then(|index| self.manifest.entry(index)).ok_or(Errno::STALE)?;
+        let _grouping = lock(&self.grouping);
         if self.is_placed(&entry)? {
             return Ok(());
         }

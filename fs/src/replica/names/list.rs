@@ -45,7 +45,8 @@ impl NameList {
                 return Ok(None);
             }
             let entry = names.manifest.entry(EntryIndex(self.first + number)).ok_or(NotYet)?;
-            return Ok(Some((entry.name(), Found::Virtual(entry))));
+            // It may have been put on the disk, or removed, since the listing began.
+            return Ok(names.lookup(self.directory, entry.name())?.map(|found| (entry.name(), found)));
         };
         let Some(name) = self.made_here.get(number as usize) else { return Ok(None) };
         Ok(names.lookup(self.directory, name)?.map(|found| (&**name, found)))

@@ -6,8 +6,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::Mutex;
 
+use rustix::fs::{FileType, Stat};
+
 use super::super::key::InodeKey;
 use super::super::lock;
+use crate::manifest::EntryIndex;
 
 /// A name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ struct Table {
 struct Inode {
     names: Vec<Name>,
     number: u64,
+    /// What lies in it is found through it, also when the kernel has forgotten it.
+    is_directory: bool,
     /// How often the kernel was told of it, less how often it forgot.
     lookups: u64,
     /// It is no more, though the kernel may still know it.
@@ -53,26 +58,20 @@ impl Located {
     }
 
     /// Notes a name of an inode.
-    pub(super) fn add(&self, key: InodeKey, number: u64, directory: InodeKey, name: &[u8]) {
-        let mut table = lock(&self.table);
-        table.keys.insert(number, key);
-        let inode = table.inodes.entry(key).or_insert_with(|| Inode {
-            names: Vec::new(),
-            number,
-            lookups: 0,
-            is_gone: false,
-            generation: 0,
-        });
-        inode.number = number;
-        if std::mem::replace(&mut inode.is_gone, false) {
-            inode.generation += 1;
-        }
-        let is_it = |known: &Name| known.directory == directory && *known.name == *name;
-        if !inode.names.iter().any(is_it) {
-            inode.names.push(Name { directory, name: name.into() });
-        }
+    pub(super) fn add(&self, key: InodeKey, stat: &Stat, directory: InodeKey, name: &[u8]) {
+        lock(&self.table).add(key, stat, directory, name);
     }
 
+    /// Notes a name of an inode, of which the kernel is told.
+    pub(super) fn tell(&self, key: InodeKey, stat: &Stat, directory: InodeKey, name: &[u8]) {
+        lock(&self.table).add(key, stat, directory, name).lookups += 1;
+    }
+
+    /// The inodes of the manifest that are in the table, and their numbers on the disk.
+    pub(super) fn entries(&self) -> Vec<(EntryIndex, u64)> {
+        let table = lock(&self.table);
+        table.inodes.iter().filter_map(|(key, inode)| Some((key.entry()?, inode.number))).collect()
+    }
     /// An inode has lost a name.
     pub(super) fn remove(&self, key: InodeKey, directory: InodeKey, name: &[u8]) {
         let mut table = lock(&self.table);
@@ -115,7 +114,7 @@ impl Located {
         if slot.get().lookups > 0 {
             return false;
         }
-        if is_made_here(key) {
+        if is_made_here(key) && (!slot.get().is_directory || slot.get().is_gone) {
             let number = slot.remove().number;
             // Unless the number is another's by now.
             if table.keys.get(&number) == Some(&key) {
@@ -123,6 +122,31 @@ impl Located {
             }
         }
         true
+    }
+}
+
+impl Table {
+    fn add(&mut self, key: InodeKey, stat: &Stat, directory: InodeKey, name: &[u8]) -> &mut Inode {
+        let number = stat.st_ino;
+        self.keys.insert(number, key);
+        let inode = self.inodes.entry(key).or_insert_with(|| Inode {
+            names: Vec::new(),
+            number,
+            is_directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+            lookups: 0,
+            is_gone: false,
+            generation: 0,
+        });
+        inode.number = number;
+        if std::mem::replace(&mut inode.is_gone, false) {
+            inode.generation += 1;
+            inode.is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        }
+        let is_it = |known: &Name| known.directory == directory && *known.name == *name;
+        if !inode.names.iter().any(is_it) {
+            inode.names.push(Name { directory, name: name.into() });
+        }
+        inode
     }
 }
 

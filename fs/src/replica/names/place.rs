@@ -147,6 +147,7 @@ impl Names {
     /// if anywhere, and none of them has changed.
     fn place_all_names(&self, first: &Entry<'_>) -> Result<(), NamesError> {
         let names: Vec<_> = self.groups.names(&self.manifest, first.index())?.map(EntryIndex).collect();
+        let _grouping = lock(&self.grouping);
         let anchor = first.index().0.to_string().into_bytes();
         let file = match beneath::open(self.layout.links(), &anchor, OFlags::PATH) {
             Ok(file) => file,
@@ -158,7 +159,11 @@ impl Names {
         self.note_moves()?;
         for name in names {
             let entry = self.manifest.entry(name).ok_or(NotYet)?;
-            let directory = self.placed_directory(self.position(&entry).directory)?;
+            let directory = match self.placed_directory(self.position(&entry).directory) {
+                // It was removed, and that name with it.
+                Err(NamesError::System(Errno::STALE)) => continue,
+                directory => directory?,
+            };
             let _changing = self.changing([directory.key]);
             match self.staging.name_file(&file, directory.fd(), entry.name()) {
                 // An interruption before the anchor was removed.

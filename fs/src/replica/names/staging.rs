@@ -36,9 +36,15 @@ impl Staging {
     /// Takes the directory and empties it.
     pub(super) fn open(at: OwnedFd) -> Result<Self, Errno> {
         for name in beneath::names(at.as_fd(), b"")? {
-            remove(at.as_fd(), &name)?;
+            // It is in nobody's way.
+            if let Err(errno) = remove(at.as_fd(), &name) {
+                tracing::debug!(%errno, "what an interruption left cannot be removed");
+            }
         }
-        let staging = Self { at, next: AtomicU64::new(0), whiteout: Mutex::default() };
+        // Numbers on from what stays there.
+        let first = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
+        let next = AtomicU64::new(u64::from(first) << 32);
+        let staging = Self { at, next, whiteout: Mutex::default() };
         staging.make_whiteout()?;
         Ok(staging)
     }

@@ -83,8 +83,9 @@ impl Pair {
             if !found.is_directory() {
                 return None;
             }
+            let above_key = key;
             key = found.key();
-            self.names().remember(key);
+            self.names().remember(&found, above_key, name.as_bytes());
         }
         Some((key, name.as_bytes()))
     }
@@ -123,13 +124,17 @@ impl Pair {
                 };
                 rustix::fs::renameat_with(CWD, at(from), CWD, at(to), flags)
             }
-            Change::Reopen => Ok(()),
+            Change::Forget | Change::Reopen => Ok(()),
         }
     }
 
     fn change_names(&mut self, change: &Change) -> Option<Result<(), Errno>> {
         let mode = self.made_mode();
         let done = match change {
+            Change::Forget => {
+                self.forget();
+                Ok(())
+            }
             Change::Reopen => {
                 self.reopen();
                 Ok(())
@@ -222,6 +227,28 @@ impl Pair {
         self.known = by_number;
     }
 
+    /// The file that the content of an inode is kept in is the one that its names lead to.
+    fn check_file(&self, found: &Found<'_>) {
+        match found {
+            Found::OnDisk(found) if found.is(FileType::RegularFile) => {
+                let file = self.names().open_file(found.key, OFlags::PATH).unwrap().unwrap();
+                assert_eq!(rustix::fs::fstat(&file).unwrap().st_ino, found.stat.st_ino);
+            }
+            Found::Virtual(entry) if entry.kind() == Kind::File => {
+                assert!(self.names().open_file(found.key(), OFlags::PATH).unwrap().is_none());
+            }
+            _ => {}
+        }
+    }
+
+    /// As when the kernel needs memory.
+    fn forget(&self) {
+        for key in self.known.values() {
+            self.names().forget(*key, u64::MAX);
+            self.names().directories.forget(*key);
+        }
+    }
+
     /// Compares the names on the disk with the plain copy's.
     fn check_disk(&self) {
         let names = |top: &Path| {
@@ -240,12 +267,10 @@ impl Pair {
             let Some((name, _)) = list.at(self.names(), position).unwrap() else { continue };
             let found = self.names().lookup(directory, name).unwrap().unwrap();
             let (key, path) = (found.key(), above.join(std::ffi::OsStr::from_bytes(name)));
-            self.names().remember(key);
-            let stat = self
-                .names()
-                .stat(key)
-                .unwrap_or_else(|e| panic!("{path:?} {key:?} {e} {:?}", self.names().located));
+            self.names().remember(&found, directory, name);
+            let stat = self.names().stat(key).unwrap();
             assert_eq!(stat.key(), key);
+            self.check_file(&stat);
             tell(&path, key, self.seen(directory, name, &stat));
             if found.is_directory() {
                 self.walk(key, &path, tell);
@@ -317,6 +342,7 @@ enum Change {
     RemoveDirectory(String),
     Link(String, String),
     Rename(String, String, Rename),
+    Forget,
     Reopen,
 }
 
@@ -335,6 +361,7 @@ fn change() -> impl Strategy<Value = Change> {
         4 => path().prop_map(Change::RemoveDirectory),
         2 => (path(), path()).prop_map(|(from, to)| Change::Link(from, to)),
         6 => (path(), path(), how).prop_map(|(from, to, how)| Change::Rename(from, to, how)),
+        1 => Just(Change::Forget),
         1 => Just(Change::Reopen),
     ]
 }

@@ -344,10 +344,10 @@ async fn times_are_those_of_the_last_change_here() {
 #[tokio::test(start_paused = true)]
 async fn files_made_here_go_the_same_way() {
     let bench = Bench::writable(&[], "/tmp");
-    let path = bench.on_disk("new");
-    let made = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o400)).unwrap();
-    let key = bench.replica.made(made).unwrap();
+    let (names, root) = (bench.replica.names().unwrap(), InodeKey::Entry(EntryIndex(0)));
+    let (made, file) = names.create(root, b"new", 0o400, None).unwrap();
+    let key = made.key;
+    bench.replica.made(key, file.into()).unwrap();
     assert_eq!(bench.replica.write(key, 100_000, bytes(10, 1)).await.unwrap(), 10);
     bench.replica.truncate(key, 100_005).await.unwrap();
     bench.replica.sync(key, false).await.unwrap();
@@ -355,7 +355,7 @@ async fn files_made_here_go_the_same_way() {
     assert_eq!(*read, [0, 1, 1, 1, 1, 1]);
     assert_eq!(bench.replica.try_read(key, 99_999, 100), TryRead::Ready(read));
     let removal = bench.replica.removing(key).unwrap();
-    std::fs::remove_file(&path).unwrap();
+    names.unlink(root, b"new").unwrap();
     removal.done();
     assert_eq!(bench.replica.read(key, 100_000, 100).await.unwrap().len(), 5);
     bench.replica.released(key);

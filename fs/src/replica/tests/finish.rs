@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use rustix::fs::{AtFlags, CWD, XattrFlags};
 
 use super::*;
-use crate::filesystem::{self, Change, CloneTree, NodeId};
+use crate::filesystem::{Change, CloneTree, NodeId};
 use crate::manifest::walk::{WalkOptions, WalkProgress, build};
 use crate::manifest::{Entry, Mtime};
 use crate::ordinary_user;
@@ -379,10 +379,10 @@ impl Changing {
 
     async fn write(&self, path: &str, offset: u64, bytes: &[u8]) {
         let node = self.node(path);
-        assert_eq!(self.tree.open(node, true), Ok(filesystem::Handle::Content));
+        assert_eq!(self.tree.open(node, true), Ok(()));
         let written = self.tree.write(node, offset, Bytes::copy_from_slice(bytes)).await;
         assert_eq!(written, Ok(bytes.len() as u64));
-        self.tree.release(node, filesystem::Handle::Content);
+        self.tree.release(node);
         let file = fs::File::options().write(true).open(self.plain.join(path)).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, bytes, offset).unwrap();
     }
