@@ -377,10 +377,13 @@ impl Replica {
     pub async fn close(&self) {
         self.engine.close();
         self.engine.idle().await;
-        let engine = self.engine.clone();
+        let (engine, names) = (self.engine.clone(), self.names.clone());
         // It can only fail with the runtime itself.
         let saved = self.engine.runtime.spawn_blocking(move || {
             engine.save_all();
+            if let Some(Err(error)) = names.map(|names| names.sync()) {
+                engine.counters.error(format!("the times of directories cannot be kept: {error}"));
+            }
             engine.flusher.ask(&engine);
         });
         let _ = saved.await;

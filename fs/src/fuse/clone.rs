@@ -582,16 +582,14 @@ fn when(time: TimeOrNow) -> When {
     }
 }
 
+/// The time that the kernel sent. For one before 1970 fuser takes seconds and nanoseconds both as lying before it, while
+/// the kernel counts the nanoseconds forwards (`system_time_from_time` in fuser's `time.rs`).
 fn mtime(time: SystemTime) -> Mtime {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => Mtime { sec: after.as_secs().cast_signed(), nsec: after.subsec_nanos() },
         Err(before) => {
             let before = before.duration();
-            let (sec, nsec) = (before.as_secs().cast_signed(), before.subsec_nanos());
-            match nsec {
-                0 => Mtime { sec: -sec, nsec: 0 },
-                nsec => Mtime { sec: -sec - 1, nsec: 1_000_000_000 - nsec },
-            }
+            Mtime { sec: -before.as_secs().cast_signed(), nsec: before.subsec_nanos() }
         }
     }
 }

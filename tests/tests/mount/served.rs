@@ -79,6 +79,11 @@ impl Place {
         self.directory.path().join("mount")
     }
 
+    /// Where a plain copy of the source is put.
+    pub(crate) fn plain(&self) -> PathBuf {
+        self.directory.path().join("plain")
+    }
+
     /// A file that exists once something was run that must not be.
     pub(crate) fn trap(&self) -> PathBuf {
         self.directory.path().join("trapped")
@@ -121,9 +126,18 @@ impl Place {
 
     /// Serves the source on the mount point. `when_gone` is what reads do while the origin is silent.
     pub(crate) fn serve(&self, when_gone: &str) -> Result<Served> {
+        self.serve_as("view", when_gone)
+    }
+
+    /// As [`serve`](Self::serve), so that it can be changed; goes on with what is there.
+    pub(crate) fn serve_clone(&self, when_gone: &str) -> Result<Served> {
+        self.serve_as("clone", when_gone)
+    }
+
+    fn serve_as(&self, kind: &str, when_gone: &str) -> Result<Served> {
         let mut child = self
             .command(self.server()?)
-            .arg("view")
+            .arg(kind)
             .args([&self.source(), &self.mount_point(), &self.state()])
             .arg(when_gone)
             .stdin(Stdio::piped())

@@ -80,6 +80,7 @@ fn serve(is_clone: bool, source: &Path, at: &Path, state: &Path, when_gone: &Pat
         ensure!(Instant::now() < until, "the mount stays: {error}");
         std::thread::sleep(Duration::from_millis(50));
     }
+    runtime.block_on(replica.close());
     Ok(())
 }
 
