@@ -9,7 +9,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -17,17 +17,21 @@ use std::process::Command;
 
 use rustix::fs::{OFlags, RenameFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::directories;
 use super::finish::{FinishError, apply};
 use super::layout::{Layout, LayoutError};
 use super::names::Names;
-use super::state::{self, Stated};
+use super::state::{self, State, Stated};
 use crate::beneath;
-use crate::manifest::{EntryIndex, Extra, Manifest, ManifestError};
+use crate::manifest::{EntryIndex, Extra, Manifest, ManifestError, Mtime};
 
 /// Bytes of all names of an inode's xattrs at most (`XATTR_LIST_MAX`), and of a value (`XATTR_SIZE_MAX`).
 const XATTR_BYTES_MAX: usize = 64 * 1024;
+
+/// Name of the file, among what is kept, that says what the clone's own directory is like in the end.
+const TOP: &str = "top";
 
 /// Why the last steps cannot be taken. Nothing is lost: they can be tried again.
 #[derive(Debug, thiserror::Error)]
@@ -84,18 +88,40 @@ pub(super) fn move_names_up(layout: &Layout, names: &Names) -> Result<(), Settle
 }
 
 /// Makes an ordinary directory of the clone at `directory`, whose tree has begun to move up and which is not mounted
-/// any more.
+/// any more. `name` is that of its replica's directory.
 ///
 /// What a node keeps of it goes to `keep`, which is made: the manifest and the digests, and the companions' trees, each
-/// called by its number. Blocks; `keep` on another filesystem means copying the companions.
-pub fn conclude(directory: &Path, keep: &Path) -> Result<(), SettleError> {
-    let layout = Layout::clone_at(directory)?;
-    if layout.settled().is_none() {
-        return Err(SettleError::Unfinished { path: directory.into() });
+/// called by its number. May be repeated after any interruption, with the same `keep`. Blocks; `keep` on another
+/// filesystem means copying the companions.
+pub fn conclude(directory: &Path, name: &str, keep: &Path) -> Result<(), SettleError> {
+    let ours = directory.join(name);
+    match fs::symlink_metadata(&ours) {
+        Ok(_) => {
+            let layout = Layout::clone_as(directory, name)?;
+            if layout.settled().is_none() {
+                return Err(SettleError::Unfinished { path: directory.into() });
+            }
+            leave(&layout, directory, keep)?;
+            drop(layout);
+            fs::remove_dir_all(&ours).map_err(|source| disk(&ours, "it cannot be removed", source))?;
+        }
+        // It was removed before an interruption; where it cannot be looked for, the true mode is there already.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
+        Err(source) => return Err(disk(&ours, "it cannot be looked at", source)),
     }
-    move_up(&layout)?;
-    let manifest = Manifest::open(&layout.manifest_path())?;
-    keep_what_is_needed(&layout, keep)?;
+    close(directory, keep)
+}
+
+/// Brings everything out of the replica's directory to where it stays.
+fn leave(layout: &Layout, directory: &Path, keep: &Path) -> Result<(), SettleError> {
+    let manifest_path = layout.manifest_path();
+    if !manifest_path.exists() {
+        // It is removed last: an earlier attempt came that far.
+        return Ok(());
+    }
+    move_up(layout)?;
+    let manifest = Manifest::open(&manifest_path)?;
+    keep_what_is_needed(layout, keep)?;
     let above = layout.settled().ok_or(SettleError::View)?.try_clone_to_owned();
     let mut tops = vec![above.map_err(|source| disk(directory, "it cannot be opened", source))?];
     for root in manifest.roots().skip(1) {
@@ -109,27 +135,65 @@ pub fn conclude(directory: &Path, keep: &Path) -> Result<(), SettleError> {
             Stated::Unfinished(state) => Some(state),
             Stated::Nothing | Stated::Unknown => None,
         };
-    let ours = layout.path().to_owned();
     if changed.is_some() {
-        let name = ours.file_name().unwrap_or_default().as_bytes();
+        let name = layout.path().file_name().unwrap_or_default().as_bytes();
         directories::finish_all(tops[0].as_fd(), name)
             .map_err(|errno| disk(directory, "the modes of its directories cannot be set", errno.into()))?;
     }
     let first = u32::from(changed.is_some());
     directories::apply(&manifest, &tops, first, |mode| mode & directories::OPEN != directories::OPEN)?;
     let root = manifest.entry(EntryIndex(0)).ok_or(FinishError::Manifest)?;
-    let (mode, mtime) = changed.map_or((root.mode(), root.mtime()), |state| (state.mode, state.mtime));
-    let extra = match changed {
-        Some(_) => {
-            xattrs(&layout).map_err(|errno| disk(directory, "its xattrs cannot be read", errno.into()))?
-        }
-        None => root.extra(),
+    let top = match changed {
+        Some(State { mode, mtime, .. }) => Top {
+            extra: xattrs(layout)
+                .map_err(|errno| disk(directory, "its xattrs cannot be read", errno.into()))?,
+            mode,
+            mtime,
+        },
+        None => Top { extra: root.extra(), mode: root.mode(), mtime: root.mtime() },
     };
-    drop((manifest, layout));
-    fs::remove_dir_all(&ours).map_err(|source| disk(&ours, "it cannot be removed", source))?;
-    let above = &tops[0];
-    apply(above, &extra, mode, mtime)
-        .and_then(|()| rustix::fs::fsync(above))
+    top.save(keep).map_err(|source| disk(keep, "what is kept of the clone cannot be put there", source))?;
+    // Before anything else of ours goes, durably: what is found without it only has to be removed.
+    fs::remove_file(&manifest_path)
+        .map_err(|source| disk(layout.path(), "its manifest cannot be removed", source))?;
+    rustix::fs::fsync(layout.directory())
+        .map_err(|errno| disk(layout.path(), "it cannot be written back", errno.into()))
+}
+
+/// What the clone's own directory is like in the end: known before the last of ours goes, and applied after it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Top {
+    extra: Extra,
+    mode: u16,
+    mtime: Mtime,
+}
+
+impl Top {
+    fn save(&self, keep: &Path) -> io::Result<()> {
+        let bytes = postcard::to_allocvec(self).map_err(io::Error::other)?;
+        let mut file = File::create(keep.join(TOP))?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        File::open(keep)?.sync_all()
+    }
+
+    fn load(keep: &Path) -> io::Result<Self> {
+        postcard::from_bytes(&fs::read(keep.join(TOP))?).map_err(io::Error::other)
+    }
+}
+
+/// Gives the clone's own directory what it has in the end.
+fn close(directory: &Path, keep: &Path) -> Result<(), SettleError> {
+    let Top { extra, mode, mtime } =
+        Top::load(keep).map_err(|source| disk(keep, "what is kept of the clone cannot be read", source))?;
+    let above = match File::open(directory) {
+        Ok(above) => above,
+        // Its own user may not open it: it has its true mode.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+        Err(source) => return Err(disk(directory, "it cannot be opened", source)),
+    };
+    apply(&above, &extra, mode, mtime)
+        .and_then(|()| rustix::fs::fsync(&above))
         .map_err(|errno| disk(directory, "its mode and time cannot be set", errno.into()))
 }
 

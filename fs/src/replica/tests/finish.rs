@@ -284,14 +284,17 @@ async fn a_settled_clone_is_the_origins_tree(is_writable: bool) {
     }
     replica.close().await;
     drop(replica);
-    settle::conclude(&pair.at("clone"), &pair.at("keep")).unwrap();
+    let name = our_name(&pair);
+    settle::conclude(&pair.at("clone"), &name, &pair.at("keep")).unwrap();
     pair.check("walked", "clone", &expected, 0);
     pair.check("walked-companion", "keep/1", &expected, 1);
     check_plain(&pair.at("clone"));
     assert_eq!(Manifest::open(&pair.at("keep/manifest")).unwrap().snapshot(), expected.snapshot());
     // It is an ordinary directory now, and no clone any more.
     assert!(matches!(Layout::clone_at(&pair.at("clone")), Err(layout::LayoutError::NotEmpty { .. })));
-    assert!(settle::conclude(&pair.at("clone"), &pair.at("keep")).is_err());
+    // Told to once more, nothing changes.
+    settle::conclude(&pair.at("clone"), &name, &pair.at("keep")).unwrap();
+    pair.check("walked-again", "clone", &expected, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -322,8 +325,9 @@ async fn check_one_interrupted(is_writable: bool, half: impl FnOnce(&Pair)) {
     let replica = moved_up(&pair, is_writable).await;
     replica.close().await;
     drop(replica);
+    let name = our_name(&pair);
     half(&pair);
-    settle::conclude(&pair.at("clone"), &pair.at("keep")).unwrap();
+    settle::conclude(&pair.at("clone"), &name, &pair.at("keep")).unwrap();
     pair.check("walked", "clone", &expected, 0);
     pair.check("walked-companion", "keep/1", &expected, 1);
 }
@@ -332,6 +336,18 @@ async fn check_one_interrupted(is_writable: bool, half: impl FnOnce(&Pair)) {
 fn ours(pair: &Pair) -> PathBuf {
     let mut found = fs::read_dir(pair.at("clone")).unwrap().map(|entry| entry.unwrap().path());
     found.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(layout::PREFIX)).unwrap()
+}
+
+fn our_name(pair: &Pair) -> String {
+    ours(pair).file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Settles, and leaves what the removal of ours has not come to.
+fn settle_and_put_back(pair: &Pair) {
+    let ours = ours(pair);
+    settle::conclude(&pair.at("clone"), &our_name(pair), &pair.at("keep")).unwrap();
+    fs::create_dir(&ours).unwrap();
+    rustix::fs::setxattr(&ours, "user.twinshare.settling", b"1", XattrFlags::empty()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -347,13 +363,25 @@ async fn settling_goes_on_after_an_interruption() {
         fs::rename(ours(pair).join("companions/1"), pair.at("keep/1")).unwrap();
     })
     .await;
+    // In the middle of the removal, and after it.
+    check_interrupted(|pair| {
+        settle_and_put_back(pair);
+        fs::write(ours(pair).join("digests"), "").unwrap();
+    })
+    .await;
+    check_interrupted(|pair| {
+        settle_and_put_back(pair);
+        fs::remove_dir_all(ours(pair)).unwrap();
+        fs::set_permissions(pair.at("clone"), fs::Permissions::from_mode(0o700)).unwrap();
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_finished_does_not_settle() {
     let pair = Pair::new();
     drop(Layout::clone_at(&pair.at("clone")).unwrap());
-    let refused = settle::conclude(&pair.at("clone"), &pair.at("keep"));
+    let refused = settle::conclude(&pair.at("clone"), &our_name(&pair), &pair.at("keep"));
     assert!(matches!(refused, Err(SettleError::Unfinished { .. })), "{refused:?}");
     let bench = Bench::new(&[]);
     assert!(matches!(bench.replica.move_up(), Err(SettleError::View)));
@@ -471,7 +499,8 @@ async fn a_changed_clone_settles_with_its_changes() {
     drop(changing);
     replica.close().await;
     drop(replica);
-    settle::conclude(&pair.at("clone"), &pair.at("keep")).unwrap();
+    let name = our_name(&pair);
+    settle::conclude(&pair.at("clone"), &name, &pair.at("keep")).unwrap();
     let who = rustix::process::geteuid();
     if !who.is_root() {
         // Its own user cannot look into what it has closed.
