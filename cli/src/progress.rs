@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use twinshare_daemon::api::wire::{
-    Operation, OperationResult, OperationState, Problem, Progress, ProgressUnit, Replica,
+    Operation, OperationResult, OperationState, Problem, Progress, ProgressUnit, Replica, ReplicaProgress,
 };
 use twinshare_daemon::client::Client;
 
@@ -52,6 +52,29 @@ pub(crate) fn bar() -> ProgressBar {
     }
     bar.enable_steady_tick(TICK);
     bar
+}
+
+/// A bar for bytes of which there is a whole, where standard error is a terminal.
+pub(crate) fn bytes_bar() -> ProgressBar {
+    let bar = bar();
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} % {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Shows how much of a clone is here.
+pub(crate) fn show_bytes(bar: &ProgressBar, progress: Option<&ReplicaProgress>, state: &str) {
+    let Some(progress) = progress else { return bar.set_message(state.to_owned()) };
+    bar.set_length(progress.bytes_total);
+    if let Some(here) = progress.bytes_resident {
+        bar.set_position(here);
+    }
+    let of_all = format!("of {}", text::bytes(progress.bytes_total));
+    let rate = progress.bytes_per_s.map(|rate| format!(", {}/s", text::bytes(rate))).unwrap_or_default();
+    let left = progress.left_s.map(|left| format!(", {} left", text::span(Duration::from_secs(left))));
+    let left = left.unwrap_or_else(|| format!(", {state}"));
+    bar.set_message(format!("{of_all}{rate}{left}"));
 }
 
 fn line(progress: &Progress) -> String {

@@ -39,6 +39,17 @@ pub(crate) async fn find(client: &Client, text: &str, wanted: impl Fn(&Found) ->
     one(text, if meant.is_empty() { others } else { meant })
 }
 
+/// The one clone that `text` names.
+pub(crate) async fn clone(client: &Client, text: &str) -> Result<Replica> {
+    let is_clone = |found: &Found| matches!(found, Found::Replica(_)) && !found.is_mount();
+    let what = match find(client, text, is_clone).await? {
+        Found::Replica(replica) if replica.kind == ReplicaKind::Clone => return Ok(*replica),
+        Found::Replica(_) => "mount",
+        Found::Workspace(_) => "workspace of this machine",
+    };
+    Err(Error::new(Kind::Usage, format!("{} is a {what}, not a clone", shown(text))))
+}
+
 /// True for what can only be a directory.
 pub(crate) fn names_directory(text: &str) -> bool {
     text.starts_with(['/', '.'])

@@ -169,6 +169,11 @@ impl Client {
         self.read(&path(["clones", id])).await
     }
 
+    /// Has a complete clone become an ordinary directory now. A problem `busy` names who uses it.
+    pub async fn settle_clone(&self, id: &str) -> Result<Replica> {
+        Call::new(Method::POST, &path(["clones", id, "settle"])).answer(&self.socket).await
+    }
+
     /// Unmounts a clone and forgets it; what an unfinished one has fetched goes with it. A problem `busy` names who
     /// uses it.
     pub async fn remove_clone(&self, id: &str) -> Result<()> {

@@ -27,11 +27,13 @@ mod claims;
 pub mod control;
 mod ending;
 mod making;
+mod pace;
 mod place;
 pub mod process;
 mod remotes;
 mod roster;
 mod served;
+mod settled;
 mod showing;
 pub mod spec;
 mod supervisor;
@@ -39,6 +41,7 @@ mod supervisor;
 mod testing;
 
 use control::{Failure, Request};
+use settled::Settled;
 use spec::Spec;
 use supervisor::Supervisor;
 
@@ -79,6 +82,8 @@ struct Known {
     spec: Spec,
     /// Nothing before its manifest was there for the first time.
     roots: Vec<ReplicaRoot>,
+    /// Once it is an ordinary directory.
+    settled: Option<Settled>,
 }
 
 impl fmt::Debug for Replicas {
@@ -92,8 +97,8 @@ impl Replicas {
     pub fn new(home: Home, connections: Arc<dyn Connections>) -> Arc<Self> {
         let specs = spec::load_all(&home.replicas()).into_iter();
         let known = specs.map(|spec| {
-            let roots = load_roots(&home, &spec.id);
-            (spec.id.clone(), Known { spec, roots })
+            let (roots, settled) = (load_roots(&home, &spec.id), settled::of(&home, &spec.id));
+            (spec.id.clone(), Known { spec, roots, settled })
         });
         let known = known.collect();
         let supervisor = Supervisor::new(home.clone());
@@ -109,12 +114,12 @@ impl Replicas {
     /// Finds the processes that still serve, repairs the mounts of those that died, and starts them again; removes
     /// what is left of replicas that were ended. All of it in the background, within a Tokio runtime.
     pub fn resume(&self) {
-        let specs: Vec<Spec> = self.known().values().map(|known| known.spec.clone()).collect();
-        for spec in specs {
+        let all: Vec<Known> = self.known().values().cloned().collect();
+        for Known { spec, settled, .. } in all {
             if spec.ended {
                 self.known().remove(&spec.id);
                 self.remove_when_left(spec);
-            } else {
+            } else if settled.is_none() {
                 self.supervisor.keep_serving(spec);
             }
         }
@@ -191,6 +196,14 @@ impl ReplicaControl for Replicas {
         Box::pin(self.show(id))
     }
 
+    fn settle<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>> {
+        Box::pin(self.settle_now(id))
+    }
+
+    fn hold<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>> {
+        Box::pin(self.hold_mounted(id))
+    }
+
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ReplicaError>> {
         Box::pin(async move {
             let this = self.this.upgrade().ok_or_else(|| failed("the node is stopping".into()))?;
@@ -230,12 +243,13 @@ fn from_failure(failure: Failure, spec: &Spec) -> ReplicaError {
     match failure {
         Failure::NoSuchReplica => ReplicaError::NoSuchReplica(spec.id.clone()),
         Failure::Busy(users) => ReplicaError::Busy { directory, users },
+        Failure::Incomplete(why) => ReplicaError::Incomplete { directory, why },
         Failure::Cancelled => ReplicaError::Cancelled,
         Failure::Directory(reason) => ReplicaError::Directory { directory, reason },
         Failure::Unreachable(why) => ReplicaError::Unreachable(why),
         Failure::Refused(why) => ReplicaError::Refused(why),
         Failure::Unsupported(what) => ReplicaError::Unsupported(what),
-        Failure::Leaving => failed(failure.to_string()),
+        Failure::Leaving | Failure::Settled => failed(failure.to_string()),
         Failure::Other(what) => failed(what),
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use twinshare_daemon::api::wire::{MountRequest, Replica, ReplicaKind};
+use twinshare_daemon::api::wire::{MountRequest, Replica, ReplicaKind, ReplicaState};
 use twinshare_daemon::client::Client;
 
 use super::workspace::full_name;
@@ -75,12 +75,13 @@ pub(crate) fn note_was_there(replica: &Replica) -> Result<()> {
         return Ok(());
     }
     let directory = shown(&replica.directory);
-    let command = match replica.kind {
-        ReplicaKind::View => format!("twinshare unmount {directory}"),
-        ReplicaKind::Clone => format!("twinshare workspace rm {directory}"),
+    let newer = match (replica.kind, replica.state) {
+        (ReplicaKind::View, _) => format!("`twinshare unmount {directory}` first"),
+        (ReplicaKind::Clone, ReplicaState::Settled) => "choose another directory".to_owned(),
+        (ReplicaKind::Clone, _) => format!("`twinshare workspace rm {directory}` first"),
     };
     note(format!(
-        "it was there already, and shows {} as it was on {} ({}); for a newer one, `{command}` first",
+        "it was there already, and shows {} as it was on {} ({}); for a newer one, {newer}",
         shown(&full_name(replica)),
         date(replica.created_at),
         ago(replica.created_at),

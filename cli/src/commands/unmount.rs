@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use twinshare_daemon::api::wire::ReplicaKind;
+use twinshare_daemon::api::wire::{ReplicaKind, ReplicaState};
 
 use crate::error::{Error, Kind, Result};
 use crate::node;
@@ -30,6 +30,14 @@ impl Unmount {
             let client = node::client()?;
             let replica = match find(&client, &self.name, Found::is_mount).await? {
                 Found::Replica(replica) if replica.kind == ReplicaKind::View => replica,
+                Found::Replica(replica) if replica.state == ReplicaState::Settled => {
+                    let message = format!(
+                        "there is nothing to unmount: {} is an ordinary directory, of a clone that has settled",
+                        shown(&replica.directory)
+                    );
+                    return Err(Error::new(Kind::Usage, message)
+                        .hint("it can be used, moved and deleted as any other"));
+                }
                 Found::Replica(replica) => {
                     let command =
                         format!("`twinshare workspace rm {}` forgets it", shown(&replica.directory));

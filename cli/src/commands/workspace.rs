@@ -4,9 +4,12 @@ mod clone;
 mod create;
 mod list;
 mod rm;
+mod settle;
 mod share;
 mod show;
+mod status;
 mod unshare;
+mod wait;
 
 use clap::{Args, Subcommand};
 
@@ -30,6 +33,9 @@ enum Command {
     Show(show::Show),
     Rm(rm::Rm),
     Clone(clone::Clone),
+    Status(status::Status),
+    Wait(wait::Wait),
+    Settle(settle::Settle),
 }
 
 impl Workspace {
@@ -42,6 +48,9 @@ impl Workspace {
             Command::Show(command) => command.run(),
             Command::Rm(command) => command.run(),
             Command::Clone(command) => command.run(),
+            Command::Status(command) => command.run(),
+            Command::Wait(command) => command.run(),
+            Command::Settle(command) => command.run(),
         }
     }
 }

@@ -6,11 +6,19 @@ use axum::http::StatusCode;
 
 use super::error::ApiError;
 use super::extract::{Body, Path};
-use super::may_end::{NoSuchReplica, ReplicaNotBegun, ReplicaNotEnded};
+use super::may_end::{NoSuchReplica, ReplicaNotBegun, ReplicaNotEnded, problems};
 use super::replicas::{Asked, Begun, begin, detach, find};
 use super::request::RequestId;
 use super::routes::Shared;
 use super::wire::{CloneRequest, List, Operation, Replica, ReplicaKind};
+
+problems! {
+    /// Of a request that settles a clone.
+    ReplicaNotSettled {
+        404: "`no_such_replica`",
+        409: "`busy`, with `users`; `not_complete`",
+    }
+}
 
 /// The clones here, oldest first.
 #[utoipa::path(get, path = "/clones", tag = "clones", responses(
@@ -32,8 +40,9 @@ pub(super) async fn create(
     id: RequestId,
     Body(asked): Body<CloneRequest>,
 ) -> Result<Begun, ApiError> {
-    let CloneRequest { workspace, directory, when_gone } = asked;
-    begin(&node, id, Asked { kind: ReplicaKind::Clone, workspace, directory, when_gone }).await
+    let CloneRequest { workspace, directory, when_gone, settle } = asked;
+    let keep_mounted = settle == Some(false);
+    begin(&node, id, Asked { kind: ReplicaKind::Clone, workspace, directory, when_gone, keep_mounted }).await
 }
 
 /// One clone.
@@ -51,7 +60,25 @@ pub(super) async fn show(
     find(&node, ReplicaKind::Clone, id).await.map(Json)
 }
 
-/// Unmounts a clone, plainly, and forgets it. What an unfinished clone has fetched goes with it.
+/// Has a complete clone become an ordinary directory now; the answer is the clone as it is then. One that has settled
+/// stays so.
+#[utoipa::path(post, path = "/clones/{id}/settle", tag = "clones",
+    params(("id" = String, Path, description = "The clone")),
+    responses(
+        (status = 200, description = "Settled, or about to be: its `state` says", body = Replica),
+        ReplicaNotSettled,
+    ),
+)]
+pub(super) async fn settle(
+    State(node): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<Json<Replica>, ApiError> {
+    let clone = find(&node, ReplicaKind::Clone, id).await?;
+    Ok(Json(node.replicas().settle(&clone.id).await?))
+}
+
+/// Unmounts a clone, plainly, and forgets it. What an unfinished clone has fetched goes with it; the directory of a
+/// settled one stays, and what the node keeps of it goes.
 #[utoipa::path(delete, path = "/clones/{id}", tag = "clones",
     params(("id" = String, Path, description = "The clone")),
     responses(

@@ -33,7 +33,8 @@ pub(super) async fn create(
     Body(asked): Body<MountRequest>,
 ) -> Result<Begun, ApiError> {
     let MountRequest { workspace, directory, when_gone } = asked;
-    begin(&node, id, Asked { kind: ReplicaKind::View, workspace, directory, when_gone }).await
+    begin(&node, id, Asked { kind: ReplicaKind::View, workspace, directory, when_gone, keep_mounted: true })
+        .await
 }
 
 /// One mounted view.

@@ -16,7 +16,7 @@ use super::{clones, doctor, mounts, node, operations, peers, runs, shares, works
         peers::list, peers::add, peers::workspaces,
         workspaces::list, workspaces::create, workspaces::show, shares::forget, shares::put, shares::delete,
         mounts::list, mounts::create, mounts::show, mounts::remove,
-        clones::list, clones::create, clones::show, clones::remove,
+        clones::list, clones::create, clones::show, clones::remove, clones::settle,
         runs::plan,
         operations::list, operations::show, operations::cancel,
     ),

@@ -33,6 +33,8 @@ pub struct ReplicaSpec {
     pub workspace: String,
     /// The mount point asked for, absolute; without one, the default place of the kind.
     pub directory: Option<PathBuf>,
+    /// Whether a clone stays mounted when it is complete and nobody uses it.
+    pub keep_mounted: bool,
     /// What a read does while the peer is away.
     pub when_gone: WhenGone,
 }
@@ -54,8 +56,14 @@ pub trait ReplicaControl: fmt::Debug + Send + Sync + 'static {
     /// One replica with its progress.
     fn status<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>>;
 
+    /// Has a clone become an ordinary directory, now; returns it as it is then. One that has settled stays so.
+    fn settle<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>>;
+
+    /// Keeps a replica mounted for a moment, for somebody who is about to use it; returns it as it is then.
+    fn hold<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>>;
+
     /// Unmounts plainly, never lazily, and forgets the replica. What was fetched for a view or an unfinished clone goes
-    /// with it, and a directory that was made for it, if nothing else is in it.
+    /// with it, and a directory that was made for it, if nothing else is in it. A settled clone's directory stays.
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ReplicaError>>;
 }
 
@@ -84,6 +92,14 @@ pub enum ReplicaError {
         directory: PathBuf,
         /// Who, as far as can be seen: `bash (pid 4711) in src/`.
         users: Vec<String>,
+    },
+    /// Not everything of it is here.
+    #[error("{} is not complete: {why}", directory.display())]
+    Incomplete {
+        /// The mount point.
+        directory: PathBuf,
+        /// How much is here, and what is in the way.
+        why: String,
     },
     /// The peer was asked, and did not answer as it should.
     #[error(transparent)]

@@ -19,6 +19,7 @@ pub(super) struct Asked {
     pub(super) workspace: String,
     pub(super) directory: Option<String>,
     pub(super) when_gone: Option<String>,
+    pub(super) keep_mounted: bool,
 }
 
 /// An operation that was just started: 202, with the place to watch it.
@@ -50,6 +51,7 @@ pub(super) async fn begin(node: &Shared, id: RequestId, asked: Asked) -> Result<
         addresses: found.peer.addresses,
         workspace: found.workspace.to_string(),
         directory,
+        keep_mounted: asked.keep_mounted,
         when_gone: when_gone.unwrap_or(node.config().when_gone),
     };
     let (kind, line) = match asked.kind {

@@ -48,6 +48,7 @@ pub(super) fn table() -> Vec<Route> {
         post("/clones", clones::create),
         get("/clones/{id}", clones::show),
         delete("/clones/{id}", clones::remove),
+        post("/clones/{id}/settle", clones::settle),
         post("/runs", runs::plan),
         get("/operations", operations::list),
         get("/operations/{id}", operations::show),

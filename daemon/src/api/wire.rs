@@ -30,7 +30,7 @@ pub use peer::{AddPeer, Peer, PeerRef, PeerSource};
 pub use problem::{PROBLEM_MEDIA_TYPE, Problem};
 pub use replica::{
     Availability, CloneRequest, MountRequest, Replica, ReplicaKind, ReplicaLeftOut, ReplicaLeftOutEntry,
-    ReplicaProgress, ReplicaRoot, ReplicaState,
+    ReplicaProgress, ReplicaReceipt, ReplicaRoot, ReplicaSettling, ReplicaState, SettlingStage,
 };
 pub use run::RunRequest;
 pub use workspace::{

@@ -54,14 +54,26 @@ impl Node {
         }
     }
 
-    /// The replica when it is mounted or has failed, or as it is after [`STARTED_WITHIN`].
+    /// The replica when it is mounted, and stays so for a moment, when it has settled or has failed, or as it is after
+    /// [`STARTED_WITHIN`].
     async fn started(&self, mut replica: Replica) -> Replica {
+        let is_changing = |replica: &Replica| match replica.state {
+            ReplicaState::Starting | ReplicaState::Settling => true,
+            ReplicaState::Mounted | ReplicaState::Settled | ReplicaState::Stopped | ReplicaState::Failed => {
+                false
+            }
+        };
         let until = Instant::now() + STARTED_WITHIN;
-        while replica.state == ReplicaState::Starting && Instant::now() < until {
-            tokio::time::sleep(STARTED_POLL).await;
-            match self.replicas.status(&replica.id).await {
+        let mut pause = Duration::ZERO;
+        while Instant::now() < until {
+            tokio::time::sleep(pause).await;
+            pause = STARTED_POLL;
+            match self.replicas.hold(&replica.id).await {
                 Ok(now) => replica = now,
                 Err(_gone) => break,
+            }
+            if !is_changing(&replica) {
+                break;
             }
         }
         replica
@@ -80,9 +92,16 @@ impl Node {
 fn replicated(replica: Replica, below: &Path) -> Result<LocalWorkspace, ApiError> {
     match replica.state {
         ReplicaState::Mounted | ReplicaState::Settled => {}
-        ReplicaState::Starting | ReplicaState::Stopped | ReplicaState::Failed => {
-            let is_starting = replica.state == ReplicaState::Starting;
-            let detail = replica.detail.or(is_starting.then(|| "it is still being mounted".to_owned()));
+        state @ (ReplicaState::Starting
+        | ReplicaState::Settling
+        | ReplicaState::Stopped
+        | ReplicaState::Failed) => {
+            let what = match state {
+                ReplicaState::Starting => Some("it is still being mounted"),
+                ReplicaState::Settling => Some("it is becoming an ordinary directory just now"),
+                _ => None,
+            };
+            let detail = replica.detail.or(what.map(str::to_owned));
             return Err(ApiError::NotServed { kind: replica.kind, directory: replica.directory, detail });
         }
     }
@@ -90,8 +109,9 @@ fn replicated(replica: Replica, below: &Path) -> Result<LocalWorkspace, ApiError
         |root: crate::api::wire::ReplicaRoot| Root { origin: root.origin.into(), here: root.local.into() };
     let roots: Vec<_> = replica.roots.into_iter().map(root).collect();
     let start = start(&roots, below);
-    // Both kinds are mounted read-only.
-    Ok(LocalWorkspace { roots, writable: false, also_at: Some(replica.directory.into()), start })
+    // What is mounted is mounted read-only.
+    let writable = replica.state == ReplicaState::Settled;
+    Ok(LocalWorkspace { roots, writable, also_at: Some(replica.directory.into()), start })
 }
 
 /// Where to start, as a path of the origin.

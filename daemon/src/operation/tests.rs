@@ -20,6 +20,8 @@ fn replica() -> Replica {
         roots: vec![],
         progress: None,
         left_out: None,
+        settling: None,
+        receipt: None,
     }
 }
 

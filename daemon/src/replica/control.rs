@@ -19,7 +19,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use twinshare_transport::identity::PeerId;
 
 use super::spec::Spec;
-use crate::api::wire::{ReplicaLeftOut, ReplicaProgress};
+use crate::api::wire::{ReplicaLeftOut, ReplicaProgress, ReplicaSettling};
 use crate::home::{Home, socket};
 
 /// Name of the socket in the process's state directory.
@@ -55,6 +55,16 @@ pub enum Request {
         /// Best first.
         addresses: Vec<SocketAddr>,
     },
+    /// Settle this clone now; answered when it is an ordinary directory, or soon will be.
+    Settle {
+        /// Which.
+        id: String,
+    },
+    /// Keep this replica mounted for a moment: somebody is about to use it.
+    Hold {
+        /// Which.
+        id: String,
+    },
     /// Tell about all replicas that are mounted and served.
     Status,
 }
@@ -86,6 +96,9 @@ pub struct Report {
     /// What the snapshot lacks.
     #[serde(default)]
     pub left_out: Option<ReplicaLeftOut>,
+    /// How a clone comes to its end.
+    #[serde(default)]
+    pub settling: Option<ReplicaSettling>,
 }
 
 /// Why something was not done; the node acts differently on each.
@@ -101,6 +114,12 @@ pub enum Failure {
     /// It is no longer mounted here, but copies of the mount elsewhere are still served.
     #[error("programs elsewhere still use copies of the mount")]
     Leaving,
+    /// Not everything of it is here.
+    #[error("not complete: {0}")]
+    Incomplete(String),
+    /// It is an ordinary directory: there is nothing to serve.
+    #[error("it has settled")]
+    Settled,
     /// Given up and undone, since somebody wanted it gone.
     #[error("cancelled")]
     Cancelled,

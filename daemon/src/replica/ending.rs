@@ -3,15 +3,42 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::control::Request;
 use super::spec::Spec;
 use super::supervisor::Stopped;
 use super::{Replicas, blocking, disk, from_failure, place};
 use crate::api::replica_control::ReplicaError;
+use crate::api::wire::{Replica, ReplicaKind};
 
 /// Between two looks at a replica that is no longer mounted but still used elsewhere.
 const LEFT_POLL: Duration = Duration::from_secs(2);
 
 impl Replicas {
+    /// Settles a clone now, or says who is in the way.
+    pub(super) async fn settle_now(&self, id: &str) -> Result<Replica, ReplicaError> {
+        let spec = self.find(id)?.spec;
+        let request = Request::Settle { id: id.to_owned() };
+        let ordered = self.supervisor.order_served(&spec, &request).await;
+        ordered.unwrap_or(Ok(())).map_err(|failure| from_failure(failure, &spec))?;
+        self.show(id).await
+    }
+
+    /// Keeps a clone from settling for a moment. One that is about to has settled soon, and is shown so.
+    pub(super) async fn hold_mounted(&self, id: &str) -> Result<Replica, ReplicaError> {
+        let spec = self.find(id)?.spec;
+        let ordered = match spec.kind {
+            ReplicaKind::Clone => {
+                let request = Request::Hold { id: id.to_owned() };
+                self.supervisor.order_served(&spec, &request).await
+            }
+            ReplicaKind::View => None,
+        };
+        if let Some(Err(failure)) = ordered {
+            tracing::debug!(replica = id, %failure, "it cannot be kept mounted");
+        }
+        self.show(id).await
+    }
+
     /// Ends a replica, whatever is being done with it.
     pub(super) async fn interrupt_and_end(self: Arc<Self>, id: String) -> Result<(), ReplicaError> {
         let mount_point = self.find(&id)?.spec.mount_point;

@@ -26,7 +26,7 @@ impl Replicas {
             claim = self.supervisor.claims.claim(&mount_point) => claim,
             () = task.cancelled() => return Err(ReplicaError::Cancelled),
         };
-        if let Some(there) = self.mounted_at(&mount_point) {
+        if let Some(there) = self.there(&mount_point).await? {
             return self.again(&wanted, there, claim, task).await;
         }
         let exists = self.check(&mount_point).await?;
@@ -50,6 +50,7 @@ impl Replicas {
             mount_point,
             made_mount_point: !exists,
             replica_directory: (wanted.kind == ReplicaKind::Clone).then(layout::new_name),
+            keep_mounted: wanted.keep_mounted,
             when_gone: wanted.when_gone,
             created_at: UnixTime::now(),
             ended: false,
@@ -90,7 +91,7 @@ impl Replicas {
             never = cancelled => match never {},
         };
         match served {
-            Ok(()) => {
+            Ok(()) | Err(Failure::Settled) => {
                 self.note_roots(&spec.id).await;
                 self.show(&spec.id).await
             }
@@ -110,7 +111,7 @@ impl Replicas {
                 let why = format!("there are {REPLICAS_MAX} mounts and clones already");
                 return Err(ReplicaError::Unsupported(why));
             }
-            known.insert(spec.id.clone(), Known { spec: spec.clone(), roots: Vec::new() });
+            known.insert(spec.id.clone(), Known { spec: spec.clone(), roots: Vec::new(), settled: None });
         }
         let (directory, saved) = (self.home.replica(&spec.id), spec.clone());
         let written = blocking(move || {
@@ -153,6 +154,9 @@ impl Replicas {
                 reason: format!("{}/{} is there already; unmount it first", there.peer_name, there.workspace),
             });
         }
+        if self.note_settled(&there.id).await {
+            return Ok(Replica { was_there: true, ..self.show(&there.id).await? });
+        }
         let spec = Spec { addresses: wanted.addresses.clone(), ..there };
         let (supervisor, serving) = (self.supervisor.clone(), spec.clone());
         // In a task of its own, which goes on: whoever gives up waiting has no business undoing what others use.
@@ -164,6 +168,18 @@ impl Replicas {
         served.map_err(|failure| from_failure(failure, &spec))?;
         self.note_roots(&spec.id).await;
         Ok(Replica { was_there: true, ..self.show(&spec.id).await? })
+    }
+
+    /// What lies at `mount_point`. A settled clone whose directory somebody has removed since lies there no more, and is
+    /// forgotten. To be called under the claim on the mount point.
+    async fn there(&self, mount_point: &Path) -> Result<Option<Spec>, ReplicaError> {
+        let Some(there) = self.mounted_at(mount_point) else { return Ok(None) };
+        let directory = mount_point.to_owned();
+        let is_gone = blocking(move || Ok(!directory.try_exists()?)).await.unwrap_or(false);
+        if !(is_gone && self.note_settled(&there.id).await) {
+            return Ok(Some(there));
+        }
+        self.end(there).await.map(|()| None)
     }
 
     fn mounted_at(&self, mount_point: &Path) -> Option<Spec> {

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use twinshare_fs::fuse::is_fuse;
 
+use super::settled;
 use super::spec::Spec;
 use crate::api::replica_control::ReplicaSpec;
 use crate::api::wire::ReplicaKind;
@@ -117,14 +119,17 @@ pub(super) fn check(home: &Home, place: &Path) -> Result<bool, String> {
 }
 
 /// Removes what is left of a replica that is no longer mounted: the view's data or the clone's replica directory, the
-/// mount point where the node made it, and what the node knew of it. Never removes what it did not make.
+/// mount point where the node made it, and what the node knew of it. Never removes what it did not make. A settled
+/// clone's directory is left as it is, and one that was on its way there comes there first.
 pub(super) fn remove(home: &Home, spec: &Spec) -> io::Result<()> {
-    match (spec.kind, &spec.replica_directory) {
-        (ReplicaKind::View, _) => remove_tree(&view_data(home, &spec.id))?,
-        (ReplicaKind::Clone, Some(name)) => remove_tree(&spec.mount_point.join(name))?,
-        (ReplicaKind::Clone, None) => {}
+    if !settled::conclude(home, spec).map_err(io::Error::other)? {
+        match (spec.kind, &spec.replica_directory) {
+            (ReplicaKind::View, _) => remove_tree(&view_data(home, &spec.id))?,
+            (ReplicaKind::Clone, Some(name)) => remove_tree(&spec.mount_point.join(name))?,
+            (ReplicaKind::Clone, None) => {}
+        }
+        remove_mount_point(spec);
     }
-    remove_mount_point(spec);
     remove_tree(&home.replica(&spec.id))
 }
 
@@ -137,10 +142,30 @@ fn remove_mount_point(spec: &Spec) {
 
 /// Removes a tree of our own; one that is gone already is no error.
 fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
+    let removed = match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_directories(path)?;
+            fs::remove_dir_all(path)
+        }
+        removed => removed,
+    };
+    match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     }
+}
+
+/// Lets this user empty every directory of a tree: the companions of a settled clone have their origin's modes.
+fn open_directories(path: &Path) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        // Of the entry itself: a link is none, wherever it leads.
+        if entry.file_type()?.is_dir() {
+            open_directories(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -225,6 +250,7 @@ mod tests {
             addresses: Vec::new(),
             workspace: workspace.into(),
             directory: None,
+            keep_mounted: false,
             when_gone: Default::default(),
         };
         let check = |there: &ReplicaSpec, wanted: &ReplicaSpec, expected: bool| {

@@ -209,6 +209,8 @@ impl Host {
             }
             Request::Attach(spec) => self.attach(*spec).await,
             Request::Detach { id } => self.detach(&id).await,
+            Request::Settle { id } => self.settle(&id).await,
+            Request::Hold { id } => self.hold(&id).await,
             Request::Addresses { peer, addresses } => {
                 self.remotes.moved(peer, addresses);
                 Ok(())
@@ -230,6 +232,18 @@ impl Host {
         let detached = self.roster.detach(id).await;
         self.orders.send_modify(|orders| orders.done = true);
         detached
+    }
+
+    async fn settle(&self, id: &str) -> Result<(), Failure> {
+        self.roster.find(id)?.settle_now().await?;
+        // Copies of the mount may keep it from its last step for long: it is told of as settling meanwhile.
+        self.roster.gone(id).await;
+        Ok(())
+    }
+
+    async fn hold(&self, id: &str) -> Result<(), Failure> {
+        self.roster.find(id)?.hold().await;
+        Ok(())
     }
 
     async fn detach_all(self: Arc<Self>) {

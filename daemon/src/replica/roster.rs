@@ -179,9 +179,7 @@ impl<L: Life> Roster<L> {
     async fn leave(&self, id: &str, life: Arc<L>) -> Result<(), Failure> {
         life.unmount().await?;
         let within = if life.is_copied().await { Duration::ZERO } else { LEFT_WITHIN };
-        let mut slots = self.slots.subscribe();
-        let gone = slots.wait_for(|slots| !slots.contains_key(id));
-        if tokio::time::timeout(within, gone).await.is_ok() {
+        if tokio::time::timeout(within, self.gone(id)).await.is_ok() {
             return Ok(());
         }
         let is_left = self.slots.send_if_modified(|slots| match slots.get_mut(id) {
@@ -192,6 +190,21 @@ impl<L: Life> Roster<L> {
             None => false,
         });
         if is_left { Err(Failure::Leaving) } else { Ok(()) }
+    }
+
+    /// Returns when `id` is here no more. Cancel-safe.
+    pub(super) async fn gone(&self, id: &str) {
+        let mut slots = self.slots.subscribe();
+        // The sender lives as long as `self`.
+        let _ = slots.wait_for(|slots| !slots.contains_key(id)).await;
+    }
+
+    /// The replica `id`, if it is mounted and served.
+    pub(super) fn find(&self, id: &str) -> Result<Arc<L>, Failure> {
+        match self.slots.borrow().get(id) {
+            Some(Slot::Serving(life)) => Ok(life.clone()),
+            Some(Slot::Attaching { .. } | Slot::Leaving(_)) | None => Err(Failure::NoSuchReplica),
+        }
     }
 
     /// The replicas that are mounted and served.

@@ -21,9 +21,17 @@ use super::place;
 use super::process::Host;
 use super::remotes::HeldRemote;
 use super::roster::{Life, NotStarted};
+use super::settled;
 use super::spec::{self, Spec};
-use crate::api::wire::{self, ReplicaLeftOut, ReplicaLeftOutEntry, ReplicaProgress, ReplicaRoot};
+use crate::api::wire::{
+    self, ReplicaKind, ReplicaLeftOut, ReplicaLeftOutEntry, ReplicaProgress, ReplicaRoot,
+};
 use crate::chain::chain;
+use crate::home::Home;
+
+mod settle;
+
+use settle::Settling;
 
 /// How long the first part of the manifest may take to arrive.
 const MANIFEST_WITHIN: Duration = Duration::from_secs(30);
@@ -42,6 +50,7 @@ const LEFT_OUT_BYTES_MAX: usize = 2048;
 
 /// A replica with its mounts.
 pub(super) struct Served {
+    home: Home,
     spec: Spec,
     replica: Arc<Replica>,
     remote: HeldRemote,
@@ -54,13 +63,15 @@ pub(super) struct Served {
     /// the same one the second would fail.
     unmounted: tokio::sync::Mutex<usize>,
     roots: Vec<ReplicaRoot>,
+    settling: Settling,
     /// What the snapshot lacks, once its manifest is complete.
     left_out: OnceLock<Option<ReplicaLeftOut>>,
 }
 
 impl Served {
     /// Opens the replica and mounts its roots; returns when the workspace's root can be listed. What it mounted before
-    /// it failed, or was cancelled, is unmounted again.
+    /// it failed, or was cancelled, is unmounted again. A clone that was interrupted on its last steps takes them, and is
+    /// not mounted any more.
     pub(super) async fn start(
         host: &Host,
         spec: Spec,
@@ -82,6 +93,7 @@ impl Served {
             }
         }
         let served = Self {
+            home: host.home.clone(),
             spec,
             replica,
             remote,
@@ -89,6 +101,7 @@ impl Served {
             mounts,
             unmounted: tokio::sync::Mutex::default(),
             roots,
+            settling: Settling::new(),
             left_out: OnceLock::new(),
         };
         match outcome {
@@ -129,27 +142,13 @@ impl Served {
         Report {
             id: self.spec.id.clone(),
             left_out: self.left_out().clone(),
-            progress: progress(&status, availability),
+            settling: self.settling(&status),
+            progress: progress(&status, self.settling.pace(&status), availability),
         }
     }
-}
 
-fn progress(status: &ReplicaStatus, availability: wire::Availability) -> ReplicaProgress {
-    let counted = |number: u64| status.counted.then_some(number);
-    ReplicaProgress {
-        files_total: counted(status.files.total),
-        files_resident: counted(status.files.resident),
-        bytes_total: status.bytes.total,
-        bytes_resident: counted(status.bytes.resident),
-        bytes_fetched: status.fetched.demand + status.fetched.read_ahead + status.fetched.bulk,
-        availability,
-    }
-}
-
-impl Life for Served {
-    /// Unmounts the roots, the workspace first: while somebody works there, or in a companion, everything stays. Stops
-    /// at the first that turns out to be busy; asked again, it goes on from there.
-    async fn unmount(&self) -> Result<(), Failure> {
+    /// As [`Life::unmount`], also while it settles.
+    async fn unmount_all(&self) -> Result<(), Failure> {
         let mut unmounted = self.unmounted.lock().await;
         if *unmounted == 0 {
             let companions: Vec<_> = self.mounts.iter().skip(1).cloned().collect();
@@ -163,18 +162,48 @@ impl Life for Served {
         Ok(())
     }
 
+    /// True once the workspace has been unmounted by this process.
+    async fn is_unmounted(&self) -> bool {
+        *self.unmounted.lock().await > 0
+    }
+}
+
+fn progress(
+    status: &ReplicaStatus,
+    (bytes_per_s, left_s): (Option<u64>, Option<u64>),
+    availability: wire::Availability,
+) -> ReplicaProgress {
+    let counted = |number: u64| status.counted.then_some(number);
+    ReplicaProgress {
+        files_total: counted(status.files.total),
+        files_resident: counted(status.files.resident),
+        bytes_total: status.bytes.total,
+        bytes_resident: counted(status.bytes.resident),
+        bytes_fetched: status.fetched.demand + status.fetched.read_ahead + status.fetched.bulk,
+        bytes_per_s,
+        left_s,
+        availability,
+    }
+}
+
+impl Life for Served {
+    /// Unmounts the roots, the workspace first: while somebody works there, or in a companion, everything stays. Stops
+    /// at the first that turns out to be busy; asked again, it goes on from there.
+    async fn unmount(&self) -> Result<(), Failure> {
+        let _not_while_it_settles = self.settling.wait().await;
+        self.unmount_all().await
+    }
+
     async fn is_copied(&self) -> bool {
         let mounts = self.mounts.clone();
         let look = move || mounts.iter().any(|mount| mount.is_copied());
         tokio::task::spawn_blocking(look).await.unwrap_or(false)
     }
 
-    /// When the workspace has been unmounted, here or by hand, its companions follow as soon as nobody uses them.
+    /// When the workspace has been unmounted, here or by hand, its companions follow as soon as nobody uses them. A clone
+    /// that has begun to settle is an ordinary directory then.
     async fn over(&self) {
-        if let Some(workspace) = self.mounts.first() {
-            let end = workspace.ended().await;
-            tracing::info!(replica = self.spec.id, ?end, "its mount has ended");
-        }
+        self.settle_until_ended().await;
         while let Err(failure) = self.unmount().await {
             tracing::debug!(replica = self.spec.id, %failure, "a companion stays mounted for now");
             tokio::time::sleep(COMPANION_RETRY).await;
@@ -184,6 +213,9 @@ impl Life for Served {
         }
         if tokio::time::timeout(CLOSED_WITHIN, self.replica.close()).await.is_err() {
             tracing::warn!(replica = self.spec.id, "what has arrived is not on the disk yet");
+        }
+        if self.has_begun_to_settle() {
+            self.conclude().await;
         }
     }
 }
@@ -223,6 +255,9 @@ impl Opened {
                 for at in places.left_mounted() {
                     mounter.sweep_dead(&at).map_err(from_unmount)?;
                 }
+                if settled::conclude(&places.home, &spec)? {
+                    return Err(Failure::Settled);
+                }
                 layout(&places, &spec)
             })
             .await?
@@ -240,6 +275,7 @@ impl Opened {
         let roots = roots(&manifest, &places);
         let mut config = ReplicaConfig::new(layout);
         config.when_gone = spec.when_gone;
+        config.hydrate = spec.kind == ReplicaKind::Clone;
         let (runtime, state, noted) = (Handle::current(), host.home.replica(&spec.id), roots.clone());
         let replica = blocking(move || {
             spec::save_roots(&state, &noted).map_err(|error| Failure::Other(chain(&error)))?;

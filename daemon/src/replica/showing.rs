@@ -2,16 +2,22 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use twinshare_fs::replica::Receipt;
+
+use super::control::Report;
+use super::settled::{self, Settled};
 use super::supervisor::Reports;
-use super::{Known, Replicas};
+use super::{Known, Replicas, blocking, load_roots};
 use crate::api::replica_control::ReplicaError;
-use crate::api::wire::{PeerRef, Replica, ReplicaKind, ReplicaState};
+use crate::api::wire::{PeerRef, Replica, ReplicaKind, ReplicaReceipt, ReplicaState, SettlingStage};
 
 impl Replicas {
     pub(super) async fn show(&self, id: &str) -> Result<Replica, ReplicaError> {
-        let known = self.find(id)?;
-        let reports = self.supervisor.reports(&known.spec.process).await;
-        Ok(self.document(&known, &reports))
+        let reports = self.supervisor.reports(&self.find(id)?.spec.process).await;
+        if report_of(id, &reports).is_none() {
+            self.note_settled(id).await;
+        }
+        Ok(self.document(&self.find(id)?, &reports))
     }
 
     pub(super) async fn show_all(&self, kind: ReplicaKind) -> Vec<Replica> {
@@ -30,19 +36,47 @@ impl Replicas {
                 reports.insert(process, answer);
             }
         }
-        let of = |known: &Known| reports.get(&known.spec.process).unwrap_or(&Reports::Silent);
-        all.iter().map(|known| self.document(known, of(known))).collect()
+        let mut shown = Vec::new();
+        for known in all {
+            let reports = reports.get(&known.spec.process).unwrap_or(&Reports::Silent);
+            if report_of(&known.spec.id, reports).is_none() {
+                self.note_settled(&known.spec.id).await;
+            }
+            // One that has ended meanwhile is shown as it was.
+            shown.push(self.document(&self.find(&known.spec.id).unwrap_or(known), reports));
+        }
+        shown
+    }
+
+    /// Learns whether a clone has settled, and where its companions are since then; true if it has.
+    pub(super) async fn note_settled(&self, id: &str) -> bool {
+        let Ok(Known { spec, settled, .. }) = self.find(id) else { return false };
+        if settled.is_some() || spec.kind == ReplicaKind::View {
+            return settled.is_some();
+        }
+        let (home, of) = (self.home.clone(), id.to_owned());
+        let found = blocking(move || {
+            let settled = settled::of(&home, &of);
+            Ok(settled.map(|settled| (settled, load_roots(&home, &of))))
+        });
+        let Ok(Some((settled, roots))) = found.await else { return false };
+        if let Some(known) = self.known().get_mut(id) {
+            (known.settled, known.roots) = (Some(settled), roots);
+        }
+        true
     }
 
     /// What the API shows; `reports` are all of its process's.
     fn document(&self, known: &Known, reports: &Reports) -> Replica {
-        let Known { spec, roots } = known;
-        let report = match reports {
-            Reports::Told(reports) => reports.iter().find(|report| report.id == spec.id),
-            Reports::Absent | Reports::Silent => None,
-        };
+        let Known { spec, roots, settled } = known;
+        let report = report_of(&spec.id, reports);
         let pid = self.supervisor.pid(&spec.process);
+        let is_leaving = |report: &Report| {
+            report.settling.as_ref().is_some_and(|settling| settling.stage == SettlingStage::Leaving)
+        };
         let (state, detail) = match (report, self.supervisor.trouble(&spec.id)) {
+            _ if settled.is_some() => (ReplicaState::Settled, None),
+            (Some(report), _) if is_leaving(report) => (ReplicaState::Settling, None),
             (Some(_), _) => (ReplicaState::Mounted, None),
             (None, _) if self.supervisor.is_starting(&spec.id) => (ReplicaState::Starting, None),
             (None, Some(trouble)) => (ReplicaState::Failed, Some(trouble)),
@@ -76,6 +110,20 @@ impl Replicas {
             progress: report.map(|report| report.progress.clone()),
             was_there: false,
             left_out: report.and_then(|report| report.left_out.clone()),
+            settling: report.and_then(|report| report.settling.clone()),
+            receipt: settled.as_ref().map(receipt),
         }
     }
+}
+
+fn report_of<'r>(id: &str, reports: &'r Reports) -> Option<&'r Report> {
+    match reports {
+        Reports::Told(reports) => reports.iter().find(|report| report.id == id),
+        Reports::Absent | Reports::Silent => None,
+    }
+}
+
+fn receipt(settled: &Settled) -> ReplicaReceipt {
+    let Receipt { directories, files, symlinks, bytes } = settled.receipt;
+    ReplicaReceipt { settled_at: settled.at, directories, files, symlinks, bytes }
 }

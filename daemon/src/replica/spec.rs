@@ -60,6 +60,9 @@ pub struct Spec {
     /// The name of a clone's replica directory below its mount point: it alone is removed with the clone.
     #[serde(default)]
     pub replica_directory: Option<String>,
+    /// Whether a clone stays mounted when it is complete and nobody uses it.
+    #[serde(default)]
+    pub keep_mounted: bool,
     /// What reads do while the peer is gone.
     pub when_gone: WhenGone,
     /// When it was made.
@@ -114,13 +117,13 @@ pub fn load_roots(directory: &Path) -> io::Result<Vec<ReplicaRoot>> {
     }
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     let mut text = Vec::new();
     std::fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
     serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))
 }
 
-fn write<T: Serialize>(directory: &Path, name: &str, document: &T) -> io::Result<()> {
+pub(super) fn write<T: Serialize>(directory: &Path, name: &str, document: &T) -> io::Result<()> {
     let temporary = directory.join(format!("{name}.new"));
     let mut file =
         std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;

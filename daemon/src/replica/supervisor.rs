@@ -16,6 +16,7 @@ use twinshare_fs::fuse::{self, UnmountError};
 
 use super::claims::{Claim, Claims};
 use super::control::{self, ANSWER_WITHIN, Answer, Failure, PROTOCOL, Report, Request};
+use super::settled;
 use super::spec::Spec;
 use super::{ATTACH_WITHIN, LOG};
 use crate::api::replica_control::BoxFuture;
@@ -150,10 +151,25 @@ impl Supervisor {
     pub(super) async fn serve(&self, spec: &Spec, claim: &Claim) -> Result<(), Failure> {
         let _starting = Starting::begin(self, spec);
         let served = self.serve_until(spec, claim.stop()).await.and_then(|pid| self.note_served(spec, pid));
-        if let Err(failure) = &served {
-            self.state().trouble.insert(spec.id.clone(), failure.to_string());
+        let served = match served {
+            // A small one may have come to its end before this.
+            Err(_) if settled::of(&self.home, &spec.id).is_some() => Err(Failure::Settled),
+            served => served,
+        };
+        match &served {
+            Ok(()) => {}
+            Err(Failure::Settled) => self.has_settled(&spec.id),
+            Err(failure) => drop(self.state().trouble.insert(spec.id.clone(), failure.to_string())),
         }
         served
+    }
+
+    /// There is nothing to serve any more.
+    fn has_settled(&self, id: &str) {
+        let mut state = self.state();
+        state.wanted.remove(id);
+        state.repaired.remove(id);
+        state.trouble.remove(id);
     }
 
     /// From here on the end of the process is the end of the replica. That it has ended already, nobody told those who
@@ -230,6 +246,23 @@ impl Supervisor {
             Answer::Done => Ok(Ok(pid)),
             Answer::Failed(failure) => Ok(Err(failure)),
             Answer::Status(_) | Answer::Hello { .. } => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Has the replica's process do something that ends with the replica's mount, or keeps it. `None` where no process
+    /// serves it.
+    pub(super) async fn order_served(&self, spec: &Spec, request: &Request) -> Option<Result<(), Failure>> {
+        match control::ask(&self.home, &spec.process, request, DETACH_WITHIN).await {
+            Ok(Answer::Done) => Some(Ok(())),
+            Ok(Answer::Failed(Failure::NoSuchReplica)) => None,
+            Ok(Answer::Failed(failure)) => Some(Err(failure)),
+            Ok(Answer::Status(_) | Answer::Hello { .. }) => {
+                Some(Err(Failure::Other("the replica process answered something else".into())))
+            }
+            Err(error) if is_absent(&error) => None,
+            // It goes on with what it was told to do.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Some(Ok(())),
+            Err(error) => Some(Err(Failure::Other(format!("the replica process does not answer: {error}")))),
         }
     }
 

@@ -21,6 +21,7 @@ pub(super) fn spec(id: &str) -> Spec {
         mount_point: "/home/b/demo".into(),
         made_mount_point: true,
         replica_directory: None,
+        keep_mounted: false,
         when_gone: WhenGone::default(),
         created_at: UnixTime(1),
         ended: false,

@@ -18,8 +18,9 @@ use super::list::full_name;
 /// Get a copy of somebody's workspace.
 ///
 /// The copy can be used at once: names, sizes and times are there, contents are fetched when they are read. It stays
-/// the version it was when it was made, whatever changes at its origin. So far it can only be read. A clone that is
-/// there already is left as it is, and told of; JSON then has `was_there`.
+/// the version it was when it was made, whatever changes at its origin. What is missing is fetched in the background; once
+/// everything is here and nobody uses it, it becomes an ordinary directory. Until then it can only be read. A clone
+/// that is there already is left as it is, and told of; JSON then has `was_there`.
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
   twinshare workspace clone demo
@@ -27,13 +28,17 @@ use super::list::full_name;
 pub(crate) struct Clone {
     #[command(flatten)]
     wanted: Wanted,
+    /// Keep it mounted when everything is here, until `twinshare workspace settle`
+    #[arg(long)]
+    no_settle: bool,
 }
 
 impl Clone {
     pub(crate) fn run(self) -> Result {
         let directory = self.wanted.directory()?;
         let Wanted { workspace, when_gone, format, .. } = self.wanted;
-        let request = CloneRequest { workspace, directory, when_gone };
+        let settle = self.no_settle.then_some(false);
+        let request = CloneRequest { workspace, directory, when_gone, settle };
         let clone = node::wait(async {
             let client = node::client()?;
             let mut interrupts = Interrupts::listen()?;

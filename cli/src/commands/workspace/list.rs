@@ -149,6 +149,7 @@ pub(super) fn state(state: ReplicaState) -> &'static str {
     match state {
         ReplicaState::Starting => "starting",
         ReplicaState::Mounted => "mounted",
+        ReplicaState::Settling => "settling",
         ReplicaState::Settled => "settled",
         ReplicaState::Stopped => "stopped",
         ReplicaState::Failed => "failed",
@@ -157,6 +158,9 @@ pub(super) fn state(state: ReplicaState) -> &'static str {
 
 /// `12 MB of 1.2 GB (1 %)`; empty if nobody knows.
 pub(super) fn here_of_all(replica: &Replica) -> String {
+    if let Some(receipt) = &replica.receipt {
+        return bytes(receipt.bytes);
+    }
     let Some(progress) = &replica.progress else { return String::new() };
     let all = progress.bytes_total;
     match progress.bytes_resident {

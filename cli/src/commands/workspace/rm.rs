@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Args;
-use twinshare_daemon::api::wire::{Replica, ReplicaKind};
+use twinshare_daemon::api::wire::{Replica, ReplicaKind, ReplicaState};
 
 use crate::error::{Error, Kind, Result};
 use crate::node;
@@ -15,8 +15,8 @@ use crate::text::{bytes, shown};
 /// Forget a workspace or a clone.
 ///
 /// A workspace of this machine: its share ends, its directory and files stay as they are. A clone: it is unmounted,
-/// what was fetched of it is deleted, and its directory with it unless that was there before. A mount is removed with
-/// `twinshare unmount`.
+/// what was fetched of it is deleted, and its directory with it unless that was there before; one that has settled is
+/// only forgotten, and its directory and files stay. A mount is removed with `twinshare unmount`.
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
   twinshare workspace rm demo
@@ -46,6 +46,23 @@ impl Rm {
                     line(format!(
                         "workspace {name} is forgotten; its files are in {}",
                         shown(&workspace.directory)
+                    ))?;
+                    Ok(true)
+                }
+                // One that is about to settle does so first.
+                Found::Replica(replica)
+                    if matches!(replica.state, ReplicaState::Settled | ReplicaState::Settling) =>
+                {
+                    let directory = shown(&replica.directory);
+                    let keeps = "what the node keeps of it, its companions among it, goes";
+                    if !self
+                        .confirmed(&format!("forget the clone in {directory}? its files stay; {keeps}."))?
+                    {
+                        return Ok(false);
+                    }
+                    client.remove_clone(&replica.id).await?;
+                    line(format!(
+                        "the clone is forgotten; {directory} is an ordinary directory, and its files stay"
                     ))?;
                     Ok(true)
                 }

@@ -7,7 +7,8 @@ use serde::Serialize;
 use twinshare_daemon::api::wire::{Availability, Replica, WorkspaceDetails};
 
 use super::create::belongings;
-use super::list::{full_name, here_of_all, kind, shared, state};
+use super::list::{full_name, here_of_all, kind, shared};
+use super::status::in_words;
 use crate::error::Result;
 use crate::node;
 use crate::output::{Format, line};
@@ -70,8 +71,7 @@ fn people_workspace(details: &WorkspaceDetails) -> Result<()> {
 fn people_replica(replica: &Replica) -> Result<()> {
     line(format!("{:<15}{}", kind(replica.kind), shown(&full_name(replica))))?;
     line(format!("directory      {}", shown(&replica.directory)))?;
-    let detail = replica.detail.as_ref().map(|detail| format!(": {}", shown(detail))).unwrap_or_default();
-    line(format!("state          {}{detail}", state(replica.state)))?;
+    line(format!("state          {}", in_words(replica)))?;
     line(format!("when peer away {}", shown(&replica.when_gone)))?;
     for root in replica.roots.iter().skip(1) {
         line(format!("companion      {} (here: {})", shown(&root.origin), shown(&root.local)))?;

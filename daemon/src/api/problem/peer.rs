@@ -22,6 +22,12 @@ pub(super) fn replica_kind(error: &ReplicaError) -> Kind {
             "In use",
             "leave the directory and close its files in the programs named, then try again",
         ),
+        ReplicaError::Incomplete { .. } => kind(
+            StatusCode::CONFLICT,
+            "not_complete",
+            "Not everything is here",
+            "`twinshare workspace wait` returns when it is",
+        ),
         ReplicaError::Call(error) => call_kind(error),
         ReplicaError::Unreachable(_) => peer_unreachable(),
         ReplicaError::Refused(_) => peer_refused(),

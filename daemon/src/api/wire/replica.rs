@@ -31,6 +31,10 @@ pub struct CloneRequest {
     /// What a read does while the peer is away: `wait=10s` (the default), `fail` or `wait`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_gone: Option<String>,
+    /// Whether it becomes an ordinary directory by itself, once everything is here and nobody uses it (the default). If
+    /// not, it stays mounted until it is settled on request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle: Option<bool>,
 }
 
 /// What a replica is for.
@@ -83,6 +87,54 @@ pub struct Replica {
     /// not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_out: Option<ReplicaLeftOut>,
+    /// How a clone is about to become an ordinary directory; absent for views and while no process serves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settling: Option<ReplicaSettling>,
+    /// What a settled clone holds of its origin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<ReplicaReceipt>,
+}
+
+/// How a clone is about to become an ordinary directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReplicaSettling {
+    /// How far it is.
+    pub stage: SettlingStage,
+    /// Who keeps a complete one mounted, as far as can be seen: `bash (pid 4711) in src/`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<String>,
+    /// What else is in the way, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Whether it happens by itself, once everything is here and nobody uses it.
+    pub by_itself: bool,
+}
+
+/// How far a clone is on its way to an ordinary directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SettlingStage {
+    /// Not everything is here; what is missing is fetched in the background.
+    Hydrating,
+    /// Everything is here.
+    Complete,
+    /// Nobody uses it, and it is being unmounted.
+    Leaving,
+}
+
+/// What a settled clone holds of its origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReplicaReceipt {
+    /// When it settled.
+    pub settled_at: UnixTime,
+    /// Directories, the workspace's and the companions' own included.
+    pub directories: u64,
+    /// Regular files; those with several names count once.
+    pub files: u64,
+    /// Symbolic links.
+    pub symlinks: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
 }
 
 /// What a snapshot lacks of the tree it was taken of: what could not be read, lies on another filesystem, kept changing
@@ -112,6 +164,8 @@ pub enum ReplicaState {
     Starting,
     /// Mounted and served.
     Mounted,
+    /// Complete, being unmounted, and an ordinary directory in a moment.
+    Settling,
     /// Complete and an ordinary directory.
     Settled,
     /// Not mounted; what was fetched is kept.
@@ -143,6 +197,12 @@ pub struct ReplicaProgress {
     pub bytes_resident: Option<u64>,
     /// Bytes of content that came from the peer since the replica's process started.
     pub bytes_fetched: u64,
+    /// Bytes of content that come in a second, while something is missing and comes in the background.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_s: Option<u64>,
+    /// Seconds until everything is here, at this rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_s: Option<u64>,
     /// Whether the peer answers.
     pub availability: Availability,
 }

@@ -39,6 +39,8 @@ pub(crate) fn replica(id: &str, kind: ReplicaKind) -> Replica {
         roots: Vec::new(),
         progress: None,
         left_out: None,
+        settling: None,
+        receipt: None,
     }
 }
 
@@ -93,6 +95,22 @@ impl ReplicaControl for PaperReplicas {
             }
         }
         Box::pin(async { found })
+    }
+
+    fn settle<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>> {
+        let found = self.find(id);
+        Box::pin(async move {
+            let replica = found?;
+            if id == "busy" {
+                let users = vec!["bash (pid 4711) in src/".to_owned()];
+                return Err(ReplicaError::Busy { directory: replica.directory.into(), users });
+            }
+            Ok(Replica { state: ReplicaState::Settled, ..replica })
+        })
+    }
+
+    fn hold<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>> {
+        self.status(id)
     }
 
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ReplicaError>> {

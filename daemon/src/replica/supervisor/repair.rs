@@ -52,10 +52,13 @@ impl Supervisor {
     pub(super) fn ended(self: Arc<Self>, key: String, pid: u32) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let (wanted, is_replaced) = self.left_by(&key, pid);
+            let home = self.home.clone();
             let looked = tokio::task::spawn_blocking(move || {
-                wanted
-                    .into_iter()
-                    .partition::<Vec<_>, _>(|spec| fuse::is_dead(&spec.mount_point).unwrap_or(false))
+                // One that was on its last steps may be neither mounted nor an ordinary directory.
+                let is_left = |spec: &Spec| {
+                    settled::is_pending(&home, &spec.id) || fuse::is_dead(&spec.mount_point).unwrap_or(false)
+                };
+                wanted.into_iter().partition::<Vec<_>, _>(is_left)
             });
             let (dead, unmounted) = looked.await.unwrap_or_default();
             // Where another process has taken its place, that one may serve what is not dead.
@@ -136,6 +139,9 @@ async fn keep_trying(supervisor: Weak<Supervisor>, spec: Spec, first: Duration) 
     let (mut pause, mut failures, mut last) = (RETRY_AFTER, 0, String::new());
     while let Some(this) = supervisor.upgrade() {
         let Some(Err(failure)) = this.try_again(&spec).await else { return };
+        if failure == Failure::Settled {
+            return;
+        }
         let said = failure.to_string();
         if said != last {
             tracing::warn!(replica = spec.id, workspace = spec.workspace, %failure, "cannot be served");
@@ -167,6 +173,8 @@ fn pause_max(failure: &Failure) -> Duration {
         Failure::Busy(_) => RETRY_BUSY,
         Failure::NoSuchReplica
         | Failure::Leaving
+        | Failure::Incomplete(_)
+        | Failure::Settled
         | Failure::Cancelled
         | Failure::Directory(_)
         | Failure::Unreachable(_)
@@ -183,6 +191,8 @@ fn passes(failure: &Failure) -> bool {
         Failure::Unreachable(_) | Failure::Busy(_) | Failure::Cancelled => true,
         Failure::NoSuchReplica
         | Failure::Leaving
+        | Failure::Incomplete(_)
+        | Failure::Settled
         | Failure::Directory(_)
         | Failure::Refused(_)
         | Failure::Unsupported(_)

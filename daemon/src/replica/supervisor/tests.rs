@@ -74,7 +74,11 @@ fn attaches_for_ever(request: &Request) -> Option<Answer> {
     match request {
         Request::Hello => Some(Answer::Hello { protocol: PROTOCOL }),
         Request::Attach(_) => None,
-        Request::Detach { .. } | Request::Addresses { .. } | Request::Status => Some(Answer::Done),
+        Request::Detach { .. }
+        | Request::Settle { .. }
+        | Request::Hold { .. }
+        | Request::Addresses { .. }
+        | Request::Status => Some(Answer::Done),
     }
 }
 

@@ -1,0 +1,136 @@
+//! `twinshare workspace status`
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use twinshare_daemon::api::wire::{
+    Availability, Replica, ReplicaProgress, ReplicaReceipt, ReplicaSettling, ReplicaState, SettlingStage,
+};
+
+use super::list::{full_name, here_of_all, kind, state};
+use crate::error::{Error, Kind, Result};
+use crate::node;
+use crate::output::{Format, line};
+use crate::replicas::{Found, find};
+use crate::text::{bytes, count, date, shown, span};
+
+/// How a clone or mount does.
+///
+/// How much of it is here, how fast the rest comes, and who keeps a complete clone from becoming an ordinary directory.
+#[derive(Debug, Args)]
+#[command(before_help = "Examples:
+  twinshare workspace status demo
+  twinshare workspace status ~/twinshare/demo --json | jq -r .state")]
+pub(crate) struct Status {
+    /// `[PEER/]NAME` or directory of a clone or mount
+    #[arg(value_name = "NAME|DIR")]
+    name: String,
+    #[command(flatten)]
+    format: Format,
+}
+
+impl Status {
+    pub(crate) fn run(self) -> Result {
+        let replica = node::wait(async {
+            let found =
+                find(&node::client()?, &self.name, |found| matches!(found, Found::Replica(_))).await?;
+            match found {
+                Found::Replica(replica) => Ok(replica),
+                Found::Workspace(workspace) => {
+                    let name = shown(&workspace.name);
+                    let error = Error::new(Kind::Usage, format!("{name} is a workspace of this machine"));
+                    Err(error.hint(format!("`twinshare workspace show {name}` shows it")))
+                }
+            }
+        })?;
+        self.format.print(&replica, |replica| people(replica))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn people(replica: &Replica) -> Result<()> {
+    line(format!("{:<15}{}", kind(replica.kind), shown(&full_name(replica))))?;
+    line(format!("directory      {}", shown(&replica.directory)))?;
+    line(format!("state          {}", in_words(replica)))?;
+    let Some(progress) = &replica.progress else { return Ok(()) };
+    line(format!("here           {}", here(replica, progress)))?;
+    let peer = match progress.availability {
+        Availability::Reachable => "answers",
+        Availability::Gone => "does not answer; what is here stays readable",
+    };
+    line(format!("peer           {peer}"))
+}
+
+/// Its state, with what it waits for.
+pub(super) fn in_words(replica: &Replica) -> String {
+    let word = state(replica.state);
+    let detail = replica.detail.as_ref().map(|detail| format!(": {}", shown(detail))).unwrap_or_default();
+    match (replica.state, &replica.settling, &replica.receipt) {
+        (ReplicaState::Mounted, Some(settling), _) => format!("{word}, {}", on_the_way(settling)),
+        (ReplicaState::Settling, ..) => "complete, and an ordinary directory in a moment".to_owned(),
+        (ReplicaState::Settled, _, Some(receipt)) => format!("{word}: {}", settled(receipt)),
+        _ => format!("{word}{detail}"),
+    }
+}
+
+fn settled(receipt: &ReplicaReceipt) -> String {
+    let ReplicaReceipt { settled_at, files, bytes: size, .. } = receipt;
+    format!(
+        "an ordinary directory since {}, with {} ({}) of its origin's",
+        date(*settled_at),
+        count(*files, "file"),
+        bytes(*size)
+    )
+}
+
+fn on_the_way(settling: &ReplicaSettling) -> String {
+    let detail = settling.detail.as_ref().map(|detail| format!("; {}", shown(detail))).unwrap_or_default();
+    let users: Vec<_> = settling.users.iter().map(|user| shown(user)).collect();
+    match settling.stage {
+        SettlingStage::Hydrating => format!("the rest is being fetched{detail}"),
+        SettlingStage::Leaving => "complete, and being unmounted".to_owned(),
+        SettlingStage::Complete if !users.is_empty() => format!("complete, in use by {}", users.join(", ")),
+        SettlingStage::Complete if settling.by_itself => format!("complete{detail}"),
+        SettlingStage::Complete => {
+            format!("complete; it stays so until `twinshare workspace settle`{detail}")
+        }
+    }
+}
+
+fn here(replica: &Replica, progress: &ReplicaProgress) -> String {
+    let files = match (progress.files_resident, progress.files_total) {
+        (Some(here), Some(all)) => format!(", {here} of {all} files"),
+        _ => String::new(),
+    };
+    let rate = progress.bytes_per_s.map(|rate| format!(", {}/s", bytes(rate))).unwrap_or_default();
+    let left = progress.left_s.map(|left| format!(", {} left", span(Duration::from_secs(left))));
+    format!("{}{files}{rate}{}", here_of_all(replica), left.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_waits_for_is_said() {
+        let settling = |stage, users: &[&str], by_itself| ReplicaSettling {
+            stage,
+            users: users.iter().map(|user| (*user).to_owned()).collect(),
+            detail: None,
+            by_itself,
+        };
+        let check = |settling, expected: &str| assert_eq!(on_the_way(&settling), expected);
+        check(settling(SettlingStage::Hydrating, &[], true), "the rest is being fetched");
+        let bash = ["bash (pid 4711) in src/"];
+        check(settling(SettlingStage::Complete, &bash, true), "complete, in use by bash (pid 4711) in src/");
+        check(settling(SettlingStage::Complete, &[], true), "complete");
+        let kept = "complete; it stays so until `twinshare workspace settle`";
+        check(settling(SettlingStage::Complete, &[], false), kept);
+        let gone = ReplicaSettling {
+            detail: Some("the peer is away\u{1b}".into()),
+            ..settling(SettlingStage::Hydrating, &[], true)
+        };
+        check(gone, "the rest is being fetched; the peer is away\\u{1b}");
+    }
+}
