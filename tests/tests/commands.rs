@@ -134,6 +134,9 @@ fn without_a_node(a: &Typist<'_>) -> Result<()> {
         "workspace show project",
         "workspace rm project --yes",
         "workspace clone project",
+        "workspace status project",
+        "workspace wait project",
+        "workspace settle project",
         "mount project",
         "unmount project",
         "run project -- true",
@@ -220,10 +223,10 @@ fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     b.ends("mount project /proc/x", 1, &["/proc/x cannot be used: it cannot be made"])?;
     b.ends("mount nobody/project", 3, &["no peer is called", "hint: "])?;
     b.ends("mount project /home/elsewhere --when-gone never", 2, &["when_gone"])?;
-    let clone = b.document("workspace clone project")?;
+    let clone = b.document("workspace clone project --no-settle")?;
     ensure!(clone["kind"] == "clone" && clone["directory"] == "/root/twinshare/project", "{clone}");
     b.ends("workspace clone project", 0, &["was there already", "workspace rm /root/twinshare/project"])?;
-    b.says("workspace clone ada/project /home/copy", &["ada/project is in /home/copy"])?;
+    b.says("workspace clone ada/project /home/copy --no-settle", &["ada/project is in /home/copy"])?;
     write_file(b.user.host(), "/home/full/file", b"")?;
     b.ends("workspace clone project /home/full", 1, &["it is not empty", "hint: "])?;
     let here = b.document("workspace list")?;
@@ -232,6 +235,10 @@ fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     b.says("workspace list", &["ada/project", "mount", "clone", "/home/here", "/home/copy"])?;
     b.says("workspace show /home/copy", &["clone          ada/project", "peer           answers"])?;
     ensure!(b.document("workspace show /home/here")?["kind"] == "view");
+    b.says("workspace status /home/here", &["mount          ada/project", "state          mounted\n"])?;
+    b.ends("workspace wait /home/here", 2, &["is a mount, not a clone"])?;
+    b.says("workspace wait /home/copy --timeout 60", &["/home/copy is mounted, complete; it stays so"])?;
+    ensure!(b.document("workspace status /home/copy")?["settling"]["stage"] == "complete");
 
     let places = ["/home/here", "/home/copy", "/root/twinshare/project", "/root/twinshare/peers/ada/project"];
     let several = [&["is the name of several"], places.as_slice()].concat();
@@ -252,16 +259,30 @@ fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     b.ends("run twinshare -- true", 3, &["write `./twinshare`"])?;
     // What changes at the origin is not mixed with what was cloned: it is stale, and the rest is as it was.
     write_file(a.user.host(), &later, b"something else now")?;
-    let read = |name: &str| b.user.program("cat").arg(format!("/home/copy/{name}")).run(BOUND);
-    let stale = read("later")?.failure()?;
+    let view = "/root/twinshare/peers/ada/project";
+    let read = |at: &str, name: &str| b.user.program("cat").arg(format!("{at}/{name}")).run(BOUND);
+    let stale = read(view, "later")?.failure()?;
     ensure!(stale.contains("Stale file handle"), "{stale}");
-    ensure!(read("fails.sh")?.success()? == "exit 42\n");
+    ensure!(read(view, "fails.sh")?.success()? == "exit 42\n");
+    ensure!(read("/home/copy", "later")?.success()? == "when it was cloned");
     // A clone goes with what was fetched of it, and with its directory, which it made.
     b.says(
         "workspace rm /home/copy --yes",
         &["the clone in /home/copy is removed, with what was fetched of it"],
     )?;
     ensure!(!b.user.host().path("/home/copy").exists());
+    // Settled, there is nothing to unmount and nothing to remove.
+    b.document("workspace clone project /home/copy --no-settle")?;
+    let user = b.user.program("sleep").arg("1000").dir("/home/copy").start()?;
+    ensure!(b.document("workspace wait /home/copy")?["settling"]["by_itself"] == false);
+    b.ends("workspace settle /home/copy", 6, &["is in use by sleep", "hint: "])?;
+    b.says("workspace status /home/copy", &["complete, in use by sleep"])?;
+    drop(user);
+    b.says("workspace settle /home/copy", &["/home/copy is an ordinary directory now"])?;
+    ensure!(b.document("workspace settle /home/copy")?["receipt"]["files"].as_u64() > Some(3));
+    b.ends("unmount /home/copy", 2, &["there is nothing to unmount"])?;
+    b.says("workspace rm /home/copy --yes", &["the clone is forgotten", "its files stay"])?;
+    ensure!(read("/home/copy", "fails.sh")?.success()? == "exit 42\n");
     // A directory below the current one is one too, and a directory in a workspace is where a run starts.
     b.says("workspace show twinshare/project", &["clone          ada/project"])?;
     for directory in

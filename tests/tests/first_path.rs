@@ -47,16 +47,17 @@ fn tell(a: &User<'_>, b: &User<'_>, link: &Link, origin: Who) -> Result<()> {
         Ok(b.run(&["workspace", "list", "--remote"])?.contains("gpt4-demo"))
     })?;
 
+    // Measured on a mount, which fetches what is touched; a clone fetches the rest as well.
     let before = link.bytes_into_second()?;
-    b.run(&["workspace", "clone", "gpt4-demo"])?;
-    let clone = format!("{}/twinshare/gpt4-demo", b.home());
+    b.run(&["mount", "gpt4-demo"])?;
+    let mount = format!("{}/twinshare/peers/ada/gpt4-demo", b.home());
 
     // Without its companion the program cannot start: the interpreter is nowhere on this machine.
     ensure!(!b.host().path(INTERPRETER).exists() && !b.host().path(&project).join("main.py").exists());
-    let bare = format!("exec {clone}/.venv/bin/python {clone}/main.py");
+    let bare = format!("exec {mount}/.venv/bin/python {mount}/main.py");
     let refused = b.program("sh").args(["-c", &bare]).run(BOUND)?.failure()?;
     ensure!(refused.contains("not found"), "{refused}");
-    let interpreter = format!("{clone}/.venv/bin/python");
+    let interpreter = format!("{mount}/.venv/bin/python");
     let leads_to = b.program("readlink").args(["-m", &interpreter]).run(BOUND)?.success()?;
     ensure!(leads_to.starts_with(&format!("{INTERPRETER}/bin/")), "{leads_to}");
 
@@ -74,30 +75,55 @@ fn tell(a: &User<'_>, b: &User<'_>, link: &Link, origin: Who) -> Result<()> {
         "{crossed} bytes crossed for a run that needs a fraction of the workspace"
     );
 
-    every_byte_is_the_origins(a, b, &project, &clone)?;
-    all_of_it_goes_or_nothing(b, &clone)
+    every_byte_is_the_origins(a, b, &project, &mount)?;
+    all_of_it_goes_or_nothing(b, &mount)?;
+    a_clone_runs_at_once_and_without_its_peer(a, b, &project, &here)
 }
 
-/// Somebody is in the companion alone: the workspace, which needs it, stays mounted with it.
-fn all_of_it_goes_or_nothing(b: &User<'_>, clone: &str) -> Result<()> {
-    let listed = b.json(&["workspace", "list"])?;
-    let companion = listed["clones"][0]["roots"][1]["local"].as_str().context("no companion is listed")?;
-    let inside = b.program("sleep").arg("300").dir(companion).start()?;
-    let busy = b.twinshare(&["workspace", "rm", "gpt4-demo", "--yes"]).run(BOUND)?.failure()?;
-    ensure!(busy.contains("sleep") && busy.contains(companion), "{busy}");
-    b.program("cat").arg(format!("{clone}/main.py")).run(BOUND)?.success()?;
-    drop(inside);
+/// Its program runs while the rest is still on its way, and when the clone is an ordinary directory and nobody else is there.
+fn a_clone_runs_at_once_and_without_its_peer(
+    a: &User<'_>,
+    b: &User<'_>,
+    project: &str,
+    here: &str,
+) -> Result<()> {
+    b.run(&["workspace", "clone", "gpt4-demo"])?;
+    let clone = format!("{}/twinshare/gpt4-demo", b.home());
+    let (python, main) = (format!("{project}/.venv/bin/python"), format!("{project}/main.py"));
+    let run = || b.run(&["run", "gpt4-demo", "--", &python, &main]);
+    ensure!(run()? == here);
+    b.run(&["workspace", "wait", "gpt4-demo", "--timeout", "100"])?;
+    wait::until_true("the clone to settle", BOUND, || {
+        Ok(b.run(&["workspace", "status", "gpt4-demo"])?.contains("settled: an ordinary directory"))
+    })?;
+    every_byte_is_the_origins(a, b, project, &clone)?;
+    a.run(&["p2p", "stop"])?;
+    ensure!(run()? == here);
     b.run(&["workspace", "rm", "gpt4-demo", "--yes"])?;
-    ensure!(!b.host().path(clone).exists(), "the clone's directory is still there");
+    ensure!(b.host().path(&clone).join("main.py").exists(), "the clone's files are gone");
     Ok(())
 }
 
-/// Reads everything through the mount, and compares content with the origin's.
-fn every_byte_is_the_origins(a: &User<'_>, b: &User<'_>, project: &str, clone: &str) -> Result<()> {
+/// Somebody is in the companion alone: the workspace, which needs it, stays mounted with it.
+fn all_of_it_goes_or_nothing(b: &User<'_>, mount: &str) -> Result<()> {
+    let listed = b.json(&["workspace", "list"])?;
+    let companion = listed["mounts"][0]["roots"][1]["local"].as_str().context("no companion is listed")?;
+    let inside = b.program("sleep").arg("300").dir(companion).start()?;
+    let busy = b.twinshare(&["unmount", "gpt4-demo"]).run(BOUND)?.failure()?;
+    ensure!(busy.contains("sleep") && busy.contains(companion), "{busy}");
+    b.program("cat").arg(format!("{mount}/main.py")).run(BOUND)?.success()?;
+    drop(inside);
+    b.run(&["unmount", "gpt4-demo"])?;
+    ensure!(!b.host().path(mount).exists(), "the mount point is still there");
+    Ok(())
+}
+
+/// Reads everything, and compares content with the origin's.
+fn every_byte_is_the_origins(a: &User<'_>, b: &User<'_>, project: &str, there: &str) -> Result<()> {
     let sums = |user: &User<'_>, dir: &str| {
         let script = "find . -type f -print0 | sort -z | xargs -0 sha256sum";
         user.program("sh").args(["-c", script]).dir(dir).env("LC_ALL", "C").run(BOUND)?.success()
     };
-    ensure!(sums(b, clone)? == sums(a, project)?, "the mount's content differs from the origin's");
+    ensure!(sums(b, there)? == sums(a, project)?, "its content differs from the origin's");
     Ok(())
 }

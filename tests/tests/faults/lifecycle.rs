@@ -122,7 +122,7 @@ fn two_who_want_the_same_at_once_get_one_mount() -> Result<()> {
     pair(Rate::Mbit(200), Who::Ordinary, |pair| {
         pair.share("project", 10)?;
         pair.share("other", 10)?;
-        for command in [&["mount"][..], &["workspace", "clone"]] {
+        for command in [&["mount"][..], &["workspace", "clone", "--no-settle"]] {
             let ask = || pair.ben.twinshare(&[command, &["project"]].concat()).start();
             let asked = [ask()?, ask()?, ask()?];
             for asked in asked {
@@ -141,7 +141,8 @@ fn two_who_want_the_same_at_once_get_one_mount() -> Result<()> {
 
         // Two workspaces on one directory: one of them, whole, and a reason for the other.
         let at = format!("{}/there", pair.ben.home());
-        let clone = |name: &str| pair.ben.twinshare(&["workspace", "clone", name, &at]).start();
+        let clone =
+            |name: &str| pair.ben.twinshare(&["workspace", "clone", "--no-settle", name, &at]).start();
         let asked = [clone("project")?, clone("other")?];
         let mut refused = Vec::new();
         for asked in asked {
@@ -189,7 +190,7 @@ fn a_process_that_dies_costs_no_view() -> Result<()> {
 fn a_dead_mount_is_repaired_as_soon_as_nobody_is_in_it() -> Result<()> {
     pair(Rate::Mbit(200), Who::Root, |pair| {
         pair.share("project", 10)?;
-        pair.ben.run(&["workspace", "clone", "project", "/home/there"])?;
+        pair.ben.run(&["workspace", "clone", "project", "/home/there", "--no-settle"])?;
         let inside = pair.ben.program("sleep").arg("300").dir("/home/there").start()?;
         let pid = pair.processes("twinshare replica ")?.into_iter().next().context("no process")?;
         pair.ben.host().program("kill").args(["-KILL", &pid]).run(BOUND)?.success()?;
@@ -219,7 +220,7 @@ fn a_copy_that_nobody_uses_is_in_nobodys_way_and_is_served() -> Result<()> {
         };
         for (make, end) in [
             (&["mount"][..], &["unmount", "/home/there"][..]),
-            (&["workspace", "clone"], &["workspace", "rm", "--yes", "/home/there"]),
+            (&["workspace", "clone", "--no-settle"], &["workspace", "rm", "--yes", "/home/there"]),
         ] {
             pair.ben.run(&[make, &["project", "/home/there"]].concat())?;
             let idle = elsewhere("/")?;
