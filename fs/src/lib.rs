@@ -6,6 +6,8 @@
 //! a peer on the other side of the world, and nothing here can tell which.
 
 mod beneath;
+#[cfg(test)]
+mod busy_directory;
 mod clock;
 pub mod digest;
 pub mod digest_file;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::*;
+use crate::busy_directory::BusyDirectory;
 use crate::digest::{BlockIndex, Digest, block_count};
 use crate::git;
 use crate::manifest::frame::Frames;
@@ -175,7 +176,7 @@ fn names(view: &TreeView, directory: NodeId, position: u64) -> Vec<Vec<u8>> {
 
 #[tokio::test]
 async fn stat_shows_what_the_manifest_says() {
-    let at = tempfile::tempdir().unwrap();
+    let at = BusyDirectory::new();
     let holes = Extra { holes: std::iter::once(65536..196_608).collect(), ..Extra::default() };
     let sticky = Spec { mode: 0o1777, ..directory(b"0/tmp") };
     let sparse = Spec { extra: holes, ..file(b"0/tmp/sparse", 200_000) };
@@ -208,7 +209,7 @@ async fn stat_shows_what_the_manifest_says() {
 
 #[tokio::test]
 async fn calls_on_the_wrong_kind_of_entry_fail() {
-    let at = tempfile::tempdir().unwrap();
+    let at = BusyDirectory::new();
     let view = complete(at.path(), &[directory(b"0/d"), file(b"0/f", 10), link(b"0/l", b"f")]);
     let [d, f, l] = ["d", "f", "l"].map(|name| find(&view, name).unwrap().node);
     assert_eq!(view.try_lookup(f, b"x"), Err(ViewError::NotADirectory));
@@ -224,7 +225,7 @@ async fn calls_on_the_wrong_kind_of_entry_fail() {
 
 #[tokio::test]
 async fn a_listing_goes_on_where_it_stopped() {
-    let at = tempfile::tempdir().unwrap();
+    let at = BusyDirectory::new();
     let view =
         complete(at.path(), &[directory(b"0/d"), file(b"0/d/x", 1), file(b"0/d/y", 1), directory(b"0/d/e")]);
     let d = find(&view, "d").unwrap().node;
@@ -243,7 +244,7 @@ async fn a_listing_goes_on_where_it_stopped() {
 
 #[tokio::test]
 async fn names_of_one_file_share_its_number() {
-    let at = tempfile::tempdir().unwrap();
+    let at = BusyDirectory::new();
     let linked = Spec { link: Some(EntryIndex(1)), ..file(b"0/b", 70_000) };
     let view = complete(at.path(), &[file(b"0/a", 70_000), linked, file(b"0/c", 70_000)]);
     let [a, b, c] = ["a", "b", "c"].map(|name| find(&view, name).unwrap().node);
@@ -254,7 +255,7 @@ async fn names_of_one_file_share_its_number() {
 
 #[tokio::test]
 async fn what_git_would_act_on_is_replaced_whatever_the_manifest_says() {
-    let at = tempfile::tempdir().unwrap();
+    let at = BusyDirectory::new();
     let text = b"[core]\n\tbare = false\n\tfsmonitor = ./evil\n";
     let config = Extra { git_config: Some(text.to_vec()), ..Extra::default() };
     let view = complete(
@@ -285,7 +286,7 @@ async fn what_git_would_act_on_is_replaced_whatever_the_manifest_says() {
 
 #[tokio::test]
 async fn xattrs_are_the_users() {
-    let at = tempfile::tempdir().unwrap();
+    let at = BusyDirectory::new();
     let xattrs = vec![(b"user.a".to_vec(), b"1\0".to_vec()), (b"user.b".to_vec(), vec![])];
     let extra = Extra { xattrs, ..Extra::default() };
     let view = complete(at.path(), &[Spec { extra, ..directory(b"0/d") }, file(b"0/f", 0)]);
@@ -299,7 +300,7 @@ async fn xattrs_are_the_users() {
 
 #[tokio::test]
 async fn a_companion_is_a_tree_of_its_own() {
-    let at = tempfile::tempdir().unwrap();
+    let at = BusyDirectory::new();
     let manifest =
         build(&at.path().join("m"), 2, &[file(b"0/mine", 1), directory(b"1/lib"), file(b"1/lib/x", 9)]);
     let view = view(at.path(), manifest.clone(), 1, Script::new(manifest, false));
@@ -313,7 +314,7 @@ async fn a_companion_is_a_tree_of_its_own() {
 
 #[tokio::test]
 async fn reads_are_whole_or_fail_in_time() {
-    let at = tempfile::tempdir().unwrap();
+    let at = BusyDirectory::new();
     let manifest = build(&at.path().join("m"), 1, &[file(b"0/f", 200_000), file(b"0/empty", 0)]);
     for silent in [false, true] {
         let at = at.path().join(silent.to_string());
@@ -345,7 +346,7 @@ fn arriving(at: &std::path::Path) -> (Receiver, Vec<Vec<u8>>, TreeView) {
 
 #[tokio::test]
 async fn a_directory_is_waited_for_until_it_arrives() {
-    let at = tempfile::tempdir().unwrap();
+    let at = BusyDirectory::new();
     let (mut receiver, frames, view) = arriving(at.path());
     assert_eq!(view.try_lookup(NodeId::ROOT, b"d"), Ok(Now::Later));
     assert!(matches!(view.try_list(NodeId::ROOT, 0), Ok(Now::Later)));
@@ -362,7 +363,7 @@ async fn a_directory_is_waited_for_until_it_arrives() {
 
 #[tokio::test]
 async fn a_directory_that_does_not_arrive_is_an_error() {
-    let at = tempfile::tempdir().unwrap();
+    let at = BusyDirectory::new();
     let (mut receiver, _, view) = arriving(at.path());
     assert_eq!(view.lookup(NodeId::ROOT, b"d").await, Err(ViewError::Late));
     receiver.accept(b"nonsense").unwrap_err();

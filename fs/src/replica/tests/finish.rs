@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use rustix::fs::{AtFlags, CWD, XattrFlags};
 
 use super::*;
+use crate::busy_directory::BusyDirectory;
 use crate::filesystem::{Change, CloneTree, NodeId};
 use crate::manifest::walk::{WalkOptions, WalkProgress, build};
 use crate::manifest::{Entry, Mtime};
@@ -18,7 +19,7 @@ use crate::replica::names::Made;
 
 /// A workspace and a companion on the disk, and what is made of them.
 struct Pair {
-    base: tempfile::TempDir,
+    base: BusyDirectory,
 }
 
 impl Drop for Pair {
@@ -31,7 +32,7 @@ impl Drop for Pair {
 
 impl Pair {
     fn new() -> Self {
-        let pair = Self { base: tempfile::tempdir().unwrap() };
+        let pair = Self { base: BusyDirectory::new() };
         fs::create_dir_all(pair.at("ws/empty")).unwrap();
         pair.write("ws/a/b/c/deep", b"deep");
         pair.write("ws/none", b"");
