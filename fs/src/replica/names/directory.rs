@@ -213,10 +213,10 @@ impl Directory {
         };
         // Between the two it may have become an ordinary one: then its mode was not its own yet.
         let may_be_torn = state.is_none() && matches!(stat.st_mode & 0o7777, 0o600 | 0o700);
-        match self.stat_of(name)? {
-            Some((_, again)) if may_be_torn => Ok(Look::There(again, None)),
-            _ => Ok(Look::There(stat, state)),
+        if may_be_torn && let Some((_, again)) = self.stat_of(name)? {
+            return Ok(Look::There(again, None));
         }
+        Ok(Look::There(stat, state))
     }
 
     /// What `stat` has of it, and its state as it is now.
