@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FileType, Stat};
 
 use super::attributes::{Attributes, NodeId, Owner};
+use super::list::{DOTS, Listed};
 use super::shown::{Showcase, Shown};
 use super::{Space, ViewError};
 use crate::manifest::{Arrival, Entry, EntryIndex, Kind, Manifest, allocated_512};
@@ -46,20 +47,6 @@ pub struct Reading {
     directory: InodeKey,
     names: NameList,
 }
-
-/// One entry of a listing.
-#[derive(Clone, Debug)]
-pub struct Listed<'r> {
-    /// Its name.
-    pub name: &'r [u8],
-    /// What `stat` shows of it.
-    pub attributes: Attributes,
-    /// The position after it.
-    pub next: u64,
-}
-
-/// Positions before the first name: `.` and `..`.
-const DOTS: u64 = 2;
 
 impl CloneTree {
     /// The tree of a replica's first root. What was never changed here belongs to `owner`.

@@ -6,7 +6,7 @@ use super::{Attributes, NodeId, TreeView, ViewError};
 use crate::manifest::{Entry, EntryIndex};
 
 /// Positions before the first child: `.` and `..`.
-const DOTS: u64 = 2;
+pub(super) const DOTS: u64 = 2;
 
 /// One entry of a directory.
 #[derive(Clone, Debug)]

@@ -25,12 +25,12 @@ use tokio::runtime::Handle as Runtime;
 use super::adapter::{configure, guarded};
 use super::errno::errno;
 use super::interrupt::Caller;
-use super::reply::{self, CloneDirectoryReply, TTL, file_attr};
+use super::reply::{self, DirectoryReply, TTL, file_attr};
 use super::waits::Waits;
-use crate::filesystem::{Attributes, Change, CloneTree, NodeId, Now, Reading, Seek, ViewError, When};
+use crate::filesystem::{Attributes, Change, CloneTree, NodeId, Now, Owner, Reading, Seek, ViewError, When};
 use crate::manifest::Mtime;
 use crate::name::NAME_BYTES_MAX;
-use crate::replica::names::{Made, Owner};
+use crate::replica::names::Made;
 
 /// The kernel caches attributes and names without asking, what it does itself included.
 const CAPABILITIES: [InitFlags; 5] = [
@@ -128,7 +128,7 @@ impl CloneAdapter {
         self.waits.answer_later(caller, limit, reply, work(self.tree.clone()), answer);
     }
 
-    fn list<R: CloneDirectoryReply>(
+    fn list<R: DirectoryReply>(
         &self,
         request: &Request,
         directory: NodeId,

@@ -13,9 +13,7 @@ use fuser::{
 use rustix::fs::FileType as Kind;
 
 use super::errno::errno;
-use crate::filesystem::{
-    Attributes, BLOCK_SIZE, CloneListed, Listed, NodeId, Now, Space, TreeView, ViewError,
-};
+use crate::filesystem::{Attributes, BLOCK_SIZE, Listed, NodeId, Now, Space, TreeView, ViewError};
 use crate::manifest::Mtime;
 
 /// How long the kernel may keep names and attributes: a snapshot never changes.
@@ -23,6 +21,8 @@ pub(super) const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A reply that takes one entry of a directory after the other.
 pub(super) trait DirectoryReply: Send + 'static {
+    /// Whether the kernel is told of the inodes, and will forget them.
+    const TELLS: bool;
     /// Adds one; true when it did not fit.
     fn add(&mut self, listed: &Listed<'_>) -> bool;
     /// Sends what was added, or the error.
@@ -30,6 +30,8 @@ pub(super) trait DirectoryReply: Send + 'static {
 }
 
 impl DirectoryReply for ReplyDirectory {
+    const TELLS: bool = false;
+
     fn add(&mut self, listed: &Listed<'_>) -> bool {
         let attr = file_attr(&listed.attributes);
         ReplyDirectory::add(self, attr.ino, listed.next, attr.kind, OsStr::from_bytes(listed.name))
@@ -44,6 +46,8 @@ impl DirectoryReply for ReplyDirectory {
 }
 
 impl DirectoryReply for ReplyDirectoryPlus {
+    const TELLS: bool = true;
+
     fn add(&mut self, listed: &Listed<'_>) -> bool {
         let attr = file_attr(&listed.attributes);
         let name = OsStr::from_bytes(listed.name);
@@ -94,43 +98,6 @@ pub(super) fn entry(reply: ReplyEntry, found: Result<Option<Attributes>, ViewErr
             reply.entry(&TTL, &attr, generation);
         }
         Err(error) => reply.error(errno(&error)),
-    }
-}
-
-/// A reply that takes entries of a clone's directories.
-pub(super) trait CloneDirectoryReply: Send + 'static {
-    /// Whether the kernel is told of the inodes, and will forget them.
-    const TELLS: bool;
-    /// Adds one; true when it did not fit.
-    fn add(&mut self, listed: &CloneListed<'_>) -> bool;
-    /// Sends what was added, or the error.
-    fn send(self, result: Result<(), ViewError>);
-}
-
-impl CloneDirectoryReply for ReplyDirectory {
-    const TELLS: bool = false;
-
-    fn add(&mut self, listed: &CloneListed<'_>) -> bool {
-        let attr = file_attr(&listed.attributes);
-        ReplyDirectory::add(self, attr.ino, listed.next, attr.kind, OsStr::from_bytes(listed.name))
-    }
-
-    fn send(self, result: Result<(), ViewError>) {
-        DirectoryReply::send(self, result);
-    }
-}
-
-impl CloneDirectoryReply for ReplyDirectoryPlus {
-    const TELLS: bool = true;
-
-    fn add(&mut self, listed: &CloneListed<'_>) -> bool {
-        let attr = file_attr(&listed.attributes);
-        let (name, generation) = (OsStr::from_bytes(listed.name), Generation(listed.attributes.generation));
-        ReplyDirectoryPlus::add(self, attr.ino, listed.next, name, &TTL, &attr, generation)
-    }
-
-    fn send(self, result: Result<(), ViewError>) {
-        DirectoryReply::send(self, result);
     }
 }
 

@@ -43,7 +43,7 @@ mod located;
 mod place;
 mod staging;
 
-pub use change::{Made, Owner, Removed, Rename};
+pub use change::{Made, Removed, Rename};
 use directory::{Directories, Directory, Look};
 pub(super) use files::Files;
 use groups::Groups;
@@ -120,8 +120,7 @@ impl OnDisk {
 
     /// When it was last modified by somebody who uses the clone, or at the origin.
     pub fn mtime(&self) -> Mtime {
-        let on_disk = Mtime { sec: self.stat.st_mtime, nsec: self.stat.st_mtime_nsec as u32 };
-        self.state.map_or(on_disk, |state| state.mtime)
+        self.state.map_or(mtime_of(&self.stat), |state| state.mtime)
     }
 
     /// When it was last changed in that sense.
@@ -534,6 +533,10 @@ impl Names {
     fn shown(&self, entry: &Entry<'_>) -> Result<Shown, NotYet> {
         git::shown(&self.manifest, entry)
     }
+}
+
+fn mtime_of(stat: &Stat) -> Mtime {
+    Mtime { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as u32 }
 }
 
 /// Names are being changed. Dropping it lets others change them.

@@ -8,10 +8,10 @@ use rustix::io::Errno;
 
 use super::{CloneTree, key};
 use crate::clock;
-use crate::filesystem::{Attributes, NodeId, ViewError};
+use crate::filesystem::{Attributes, NodeId, Owner, ViewError};
 use crate::manifest::Mtime;
 use crate::name::NAME_BYTES_MAX;
-use crate::replica::names::{Found, Made, Owner, Removed, Rename};
+use crate::replica::names::{Found, Made, Removed, Rename};
 use crate::replica::{InodeKey, SetAttributes};
 
 /// A time to be set.

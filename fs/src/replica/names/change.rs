@@ -11,19 +11,11 @@ use super::super::directories::OPEN;
 use super::super::state::{self, State};
 use super::directory::{Directory, Look};
 use super::staging::{NO_DEVICE, is_whiteout};
-use super::{Found, InodeKey, Names, NamesError, OnDisk};
+use super::{Found, InodeKey, Names, NamesError, OnDisk, mtime_of};
 use crate::beneath;
 use crate::clock;
+use crate::filesystem::Owner;
 use crate::manifest::{Entry, Kind, Mtime};
-
-/// Whom something that is made belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// The user.
-    pub uid: u32,
-    /// The group.
-    pub gid: u32,
-}
 
 /// What is made.
 #[derive(Clone, Debug)]
@@ -444,7 +436,7 @@ fn inherited(
 ) -> Result<(u16, Option<Owner>), Errno> {
     let (stat, state) = directory.stat()?;
     let of_directory = state.map_or((stat.st_mode & 0o7777) as u16, |state| state.mode);
-    let ours = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let ours = Owner::of_this_process();
     let owner = owner.unwrap_or(ours);
     if of_directory & SET_GROUP == 0 {
         return Ok((mode, Some(owner).filter(|owner| *owner != ours)));
@@ -468,10 +460,6 @@ fn rename(source: &Place<'_>, target: &Place<'_>, flags: RenameFlags) -> Result<
 /// The state of a directory made here that its own user may not work in.
 fn made_here(mode: u16, mtime: Mtime, ctime: Mtime) -> State {
     State { index: None, complete: true, moved: false, mode, mtime, ctime, remote_bytes: 0 }
-}
-
-fn mtime_of(stat: &Stat) -> Mtime {
-    Mtime { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as u32 }
 }
 
 /// Makes something under a name that is free; a file is open then. What was begun is taken back.

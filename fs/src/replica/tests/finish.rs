@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, XattrFlags};
 
 use super::*;
 use crate::busy_directory::BusyDirectory;
-use crate::filesystem::{Change, CloneTree, NodeId};
+use crate::filesystem::{Change, CloneTree, NodeId, Owner};
 use crate::manifest::walk::{WalkOptions, WalkProgress, build};
 use crate::manifest::{Entry, Mtime};
 use crate::ordinary_user;
@@ -418,7 +418,7 @@ impl Changing {
 
     fn make(&self, path: &str, made: &Made, mode: u16) {
         let (directory, name) = self.place(path);
-        self.tree.make(directory, name, made, mode, ours_owner()).unwrap();
+        self.tree.make(directory, name, made, mode, Owner::of_this_process()).unwrap();
         match made {
             Made::Directory => fs::create_dir(self.plain.join(path)).unwrap(),
             _ => fs::write(self.plain.join(path), "").unwrap(),
@@ -446,11 +446,6 @@ impl Changing {
     }
 }
 
-fn ours_owner() -> crate::replica::names::Owner {
-    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-    crate::replica::names::Owner { uid: uid.as_raw(), gid: gid.as_raw() }
-}
-
 /// Everything about a tree but times and what is shown differently of git.
 fn told(top: &Path) -> String {
     let script = "find . -path ./.git -prune -o -path './.twinshare-*' -prune -o -printf '%P %y %m %n %l %s\n' | sort; \
@@ -472,7 +467,7 @@ async fn a_changed_clone_settles_with_its_changes() {
     assert!(copied.unwrap().success());
     let replica = open_clone(&pair, true);
     let names = replica.names().unwrap().clone();
-    let owner = crate::filesystem::Owner::of_this_process();
+    let owner = Owner::of_this_process();
     let tree = Arc::new(CloneTree::new(replica.clone(), names, owner));
     let changing = Changing { tree, plain: pair.at("plain") };
     changing.write("large", 100, b"changed").await;
