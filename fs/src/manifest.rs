@@ -287,6 +287,15 @@ impl Manifest {
         Some((at.index, path))
     }
 
+    /// The root an entry lies under; `None` beyond what has arrived. Costs a look at each directory above.
+    pub(crate) fn root_of(&self, index: EntryIndex) -> Option<EntryIndex> {
+        let mut at = self.entry(index)?;
+        while at.index.0 >= self.shared.preamble.roots {
+            at = self.entry(at.parent())?;
+        }
+        Some(at.index)
+    }
+
     /// Every entry in manifest order, as far as it has arrived.
     pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
         (0..self.entries()).map_while(|index| self.entry(EntryIndex(index)))

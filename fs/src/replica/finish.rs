@@ -88,10 +88,8 @@ pub(super) fn finish(engine: &Arc<Engine>, names: Option<&Names>) -> Result<Rece
         Some(names) => (finish_changed(engine, names)?, 1),
         None => (Receipt::default(), 0),
     };
-    let is_wanted = |entry: &Entry<'_>| {
-        let root = engine.manifest.locate(entry.index()).map(|(root, _)| root.0);
-        first == 0 || root.is_some_and(|root| root >= first)
-    };
+    let is_wanted =
+        |entry: &Entry<'_>| engine.manifest.root_of(entry.index()).is_some_and(|root| root.0 >= first);
     let directories = engine.manifest.iter().filter(|entry| entry.kind() == Kind::Directory);
     for entry in directories.filter(is_wanted) {
         let directory = Directory::open(engine, &entry)?;

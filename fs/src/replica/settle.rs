@@ -23,12 +23,9 @@ use super::directories;
 use super::finish::{FinishError, apply};
 use super::layout::{Layout, LayoutError};
 use super::names::Names;
-use super::state::{self, State, Stated};
+use super::state::{self, State, Stated, XATTR_BYTES_MAX};
 use crate::beneath;
 use crate::manifest::{EntryIndex, Extra, Manifest, ManifestError, Mtime};
-
-/// Bytes of all names of an inode's xattrs at most (`XATTR_LIST_MAX`), and of a value (`XATTR_SIZE_MAX`).
-const XATTR_BYTES_MAX: usize = 64 * 1024;
 
 /// Name of the file, among what is kept, that says what the clone's own directory is like in the end.
 const TOP: &str = "top";
@@ -203,12 +200,10 @@ fn xattrs(layout: &Layout) -> Result<Extra, Errno> {
     let mut names = vec![0; XATTR_BYTES_MAX];
     let length = rustix::fs::flistxattr(&tree, names.as_mut_slice())?;
     let mut found = Extra::default();
-    for name in names[..length].split(|byte| *byte == 0) {
-        if name.starts_with(b"user.") && !state::is_ours(name) {
-            let mut value = vec![0; XATTR_BYTES_MAX];
-            let length = rustix::fs::fgetxattr(&tree, name, value.as_mut_slice())?;
-            found.xattrs.push((name.to_vec(), value[..length].to_vec()));
-        }
+    for name in state::others(&names[..length]) {
+        let mut value = vec![0; XATTR_BYTES_MAX];
+        let length = rustix::fs::fgetxattr(&tree, name, value.as_mut_slice())?;
+        found.xattrs.push((name.to_vec(), value[..length].to_vec()));
     }
     Ok(found)
 }

@@ -33,6 +33,17 @@ pub(super) fn is_ours(name: &[u8]) -> bool {
     name.strip_prefix(XATTR.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
 }
 
+/// The namespace of xattrs that ordinary programs use, and the only one that is kept.
+pub(super) const USER: &[u8] = b"user.";
+
+/// Bytes of all names of an inode's xattrs at most (`XATTR_LIST_MAX`), and of a value (`XATTR_SIZE_MAX`).
+pub(super) const XATTR_BYTES_MAX: usize = 64 * 1024;
+
+/// Of the names that the disk lists, each ended by a NUL, those that are of the file and not ours.
+pub(super) fn others(names: &[u8]) -> impl Iterator<Item = &[u8]> {
+    names.split(|byte| *byte == 0).filter(|name| name.starts_with(USER) && !is_ours(name))
+}
+
 /// Bytes of the encoded state. Up to 56 fit into an ext4 inode of 256 bytes beside its own fields.
 const STATE_BYTES: usize = 40;
 const VERSION: u8 = 1;

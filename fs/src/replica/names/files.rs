@@ -12,7 +12,7 @@ use super::super::places::{Places, Positions};
 use super::super::store::StoreError;
 use super::{Found, InodeKey, Name, Names, NamesError};
 use crate::beneath;
-use crate::manifest::{EntryIndex, Manifest};
+use crate::manifest::EntryIndex;
 
 /// How often a file is looked for while names are changed around it.
 const TRIES: u32 = 200;
@@ -29,7 +29,7 @@ pub(in super::super) struct Files {
 
 impl Files {
     fn is_companions(&self, key: InodeKey) -> bool {
-        key.entry().is_some_and(|index| !is_of_first_root(&self.companions.manifest, index))
+        key.entry().is_some_and(|index| self.companions.manifest.root_of(index) != Some(EntryIndex(0)))
     }
 }
 
@@ -53,18 +53,6 @@ impl Places for Files {
     fn is_writable(&self, key: InodeKey) -> bool {
         !self.is_companions(key)
     }
-}
-
-/// True for entries of the workspace itself. Costs a look at each directory above.
-fn is_of_first_root(manifest: &Manifest, index: EntryIndex) -> bool {
-    let mut at = index;
-    while let Some(entry) = manifest.entry(at) {
-        if entry.parent() == at {
-            return at == EntryIndex(0);
-        }
-        at = entry.parent();
-    }
-    false
 }
 
 impl From<NamesError> for StoreError {

@@ -6,17 +6,11 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::super::state;
+use super::super::state::{self, USER, XATTR_BYTES_MAX};
 use super::directory::Directory;
 use super::{Found, InodeKey, Names, NamesError, ROOT};
 use crate::clock;
 use crate::manifest::Mtime;
-
-/// The namespace of xattrs that ordinary programs use, and the only one that is kept.
-const USER: &[u8] = b"user.";
-
-/// Bytes of all names of an inode's xattrs at most (`XATTR_LIST_MAX`), and of a value (`XATTR_SIZE_MAX`).
-const XATTR_BYTES_MAX: usize = 64 * 1024;
 
 /// The place of an inode on the disk. Its descriptors stay open as long as it lives.
 struct Place {
@@ -136,10 +130,7 @@ impl Names {
             Found::OnDisk(_) => {
                 let mut names = vec![0; XATTR_BYTES_MAX];
                 let length = rustix::fs::llistxattr(self.place_of(key)?.path(), names.as_mut_slice())?;
-                let kept = names[..length].split_inclusive(|byte| *byte == 0).filter(|name| {
-                    name.starts_with(USER) && !state::is_ours(name.strip_suffix(&[0]).unwrap_or(name))
-                });
-                Ok(kept.flatten().copied().collect())
+                Ok(state::others(&names[..length]).flat_map(|name| name.iter().copied().chain([0])).collect())
             }
         }
     }
