@@ -3,19 +3,17 @@
 //! A dispatch thread runs these and never waits: what is not answered from memory is done by a thread that may block on
 //! the local disk, or by a task that waits for content.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::future::Future;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
     WriteFlags,
 };
@@ -25,12 +23,18 @@ use tokio::runtime::Handle as Runtime;
 use super::adapter::{configure, guarded};
 use super::errno::errno;
 use super::interrupt::Caller;
-use super::reply::{self, DirectoryReply, TTL, file_attr};
+use super::reply;
 use super::waits::Waits;
-use crate::filesystem::{Attributes, Change, CloneTree, NodeId, Now, Owner, Reading, Seek, ViewError, When};
-use crate::manifest::Mtime;
+use crate::filesystem::{Change, CloneTree, NodeId, Now, Seek, ViewError};
 use crate::name::NAME_BYTES_MAX;
 use crate::replica::names::Made;
+
+mod answer;
+mod decode;
+mod listings;
+
+use decode::{owner, permissions, when, writes};
+use listings::Listings;
 
 /// The kernel caches attributes and names without asking, what it does itself included.
 const CAPABILITIES: [InitFlags; 5] = [
@@ -48,52 +52,6 @@ pub(super) struct CloneAdapter {
     tree: Arc<CloneTree>,
     waits: Waits,
     listings: Listings,
-}
-
-/// A reply with entries, and how it ended.
-type Filled<R> = (R, Result<(), ViewError>);
-
-/// Listings that are being read, by their handles.
-#[derive(Clone, Debug, Default)]
-struct Listings {
-    open: Arc<Mutex<HashMap<u64, Option<Arc<Reading>>>>>,
-    next: Arc<AtomicU64>,
-}
-
-impl Listings {
-    fn open(&self) -> FileHandle {
-        let handle = self.next.fetch_add(1, Relaxed);
-        self.locked().insert(handle, None);
-        FileHandle(handle)
-    }
-
-    fn close(&self, handle: FileHandle) {
-        let closed = self.locked().remove(&handle.0);
-        drop(closed);
-    }
-
-    /// The listing as it was when it was begun; from position 0 on it begins anew.
-    fn reading(
-        &self,
-        tree: &CloneTree,
-        directory: NodeId,
-        handle: FileHandle,
-        position: u64,
-    ) -> Result<Arc<Reading>, ViewError> {
-        let begun = self.locked().get(&handle.0).cloned().flatten();
-        match begun.filter(|_| position > 0) {
-            Some(begun) => Ok(begun),
-            None => {
-                let reading = Arc::new(tree.list(directory)?);
-                self.locked().insert(handle.0, Some(reading.clone()));
-                Ok(reading)
-            }
-        }
-    }
-
-    fn locked(&self) -> MutexGuard<'_, HashMap<u64, Option<Arc<Reading>>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl CloneAdapter {
@@ -126,46 +84,6 @@ impl CloneAdapter {
         let caller = Caller::new(request.pid());
         let limit = self.tree.replica().when_gone().limit();
         self.waits.answer_later(caller, limit, reply, work(self.tree.clone()), answer);
-    }
-
-    fn list<R: DirectoryReply>(
-        &self,
-        request: &Request,
-        directory: NodeId,
-        handle: FileHandle,
-        position: u64,
-        reply: R,
-    ) {
-        let listings = self.listings.clone();
-        let reply = Mutex::new(Some(reply));
-        let caller = Caller::new(request.pid());
-        let work = move |tree: &CloneTree| {
-            let reading = listings.reading(tree, directory, handle, position)?;
-            let mut slot = reply.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(mut reply) = slot.take() else { return Ok(None) };
-            let mut taken = 0;
-            let filled = tree.entries(&reading, position, R::TELLS, |listed| {
-                let fits = !reply.add(&listed);
-                taken += u32::from(fits);
-                fits
-            });
-            match filled {
-                Err(ViewError::NotYet) if taken == 0 => {
-                    *slot = Some(reply);
-                    Err(ViewError::NotYet)
-                }
-                // The kernel has been told of these, and asks again from there.
-                Err(_) if taken > 0 => Ok(Some((reply, Ok(())))),
-                filled => Ok(Some((reply, filled))),
-            }
-        };
-        // A reply that was not taken answers EIO when it is dropped.
-        let answer = |(), done: Result<Option<Filled<R>>, ViewError>| {
-            if let Ok(Some((reply, filled))) = done {
-                reply.send(filled);
-            }
-        };
-        self.waits.answer_from_disk(caller, self.tree.clone(), (), work, answer);
     }
 
     /// Makes something that is not opened.
@@ -331,7 +249,7 @@ impl Filesystem for CloneAdapter {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (node, writes) = (NodeId(ino.0), writes(flags.0));
-        guarded(|| self.on_disk(request, reply, move |tree| tree.open(node, writes), opened));
+        guarded(|| self.on_disk(request, reply, move |tree| tree.open(node, writes), answer::opened));
     }
 
     fn create(
@@ -346,7 +264,7 @@ impl Filesystem for CloneAdapter {
     ) {
         let (parent, name, owner) = (NodeId(parent.0), name.as_bytes().to_vec(), owner(request));
         let work = move |tree: &CloneTree| tree.create(parent, &name, permissions(mode), owner);
-        guarded(|| self.on_disk(request, reply, work, created));
+        guarded(|| self.on_disk(request, reply, work, answer::created));
     }
 
     fn read(
@@ -393,7 +311,7 @@ impl Filesystem for CloneAdapter {
             }
             tree.write(node, offset, bytes).await
         };
-        guarded(|| self.later(request, reply, work, written));
+        guarded(|| self.later(request, reply, work, answer::written));
     }
 
     fn flush(
@@ -553,74 +471,6 @@ impl Filesystem for CloneAdapter {
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         let node = NodeId(ino.0);
         let work = move |tree: Arc<CloneTree>| async move { tree.seek(node, offset, seek).await };
-        guarded(|| {
-            self.later(request, reply, work, |reply: ReplyLseek, found| match found {
-                Ok(offset) => reply.offset(offset.cast_signed()),
-                Err(error) => reply.error(errno(&error)),
-            });
-        });
-    }
-}
-
-/// Permission bits of a mode, without its type.
-fn permissions(mode: u32) -> u16 {
-    (mode & 0o7777) as u16
-}
-
-fn owner(request: &Request) -> Owner {
-    Owner { uid: request.uid(), gid: request.gid() }
-}
-
-fn writes(flags: i32) -> bool {
-    flags & libc::O_ACCMODE != libc::O_RDONLY
-}
-
-fn when(time: TimeOrNow) -> When {
-    match time {
-        TimeOrNow::Now => When::Now,
-        TimeOrNow::SpecificTime(time) => When::At(mtime(time)),
-    }
-}
-
-/// The time that the kernel sent. For one before 1970 fuser takes seconds and nanoseconds both as lying before it, while
-/// the kernel counts the nanoseconds forwards (`system_time_from_time` in fuser's `time.rs`).
-fn mtime(time: SystemTime) -> Mtime {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => Mtime { sec: after.as_secs().cast_signed(), nsec: after.subsec_nanos() },
-        Err(before) => {
-            let before = before.duration();
-            Mtime { sec: -before.as_secs().cast_signed(), nsec: before.subsec_nanos() }
-        }
-    }
-}
-
-/// What is open is cached until the kernel changes it: nobody else does.
-const CACHED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE;
-
-/// Handles carry nothing: the number of the inode tells everything.
-const HANDLE: FileHandle = FileHandle(0);
-
-fn opened(reply: ReplyOpen, opened: Result<(), ViewError>) {
-    match opened {
-        Ok(()) => reply.opened(HANDLE, CACHED),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn created(reply: ReplyCreate, made: Result<Attributes, ViewError>) {
-    match made {
-        Ok(attributes) => {
-            let generation = Generation(attributes.generation);
-            reply.created(&TTL, &file_attr(&attributes), generation, HANDLE, CACHED);
-        }
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn written(reply: ReplyWrite, bytes: Result<u64, ViewError>) {
-    match bytes {
-        // At most what was to be written.
-        Ok(bytes) => reply.written(bytes as u32),
-        Err(error) => reply.error(errno(&error)),
+        guarded(|| self.later(request, reply, work, answer::found));
     }
 }

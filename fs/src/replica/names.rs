@@ -40,15 +40,22 @@ mod groups;
 mod inode;
 mod list;
 mod located;
+mod look;
+mod make;
+mod moves;
 mod place;
+mod reach;
+mod rename;
 mod staging;
 
-pub use change::{Made, Removed, Rename};
-use directory::{Directories, Directory, Look};
+pub use change::Removed;
+use directory::{Directories, Directory};
 pub(super) use files::Files;
 use groups::Groups;
 pub use list::NameList;
 use located::{Located, Name};
+pub use make::Made;
+pub use rename::Rename;
 use staging::Staging;
 
 /// Directories that can be changed at the same time, at most.
@@ -225,51 +232,6 @@ impl Names {
         Ok(names)
     }
 
-    /// Looks at all that is on the disk for what the manifest has elsewhere.
-    fn find_moves(&self) -> Result<(), NamesError> {
-        let mut directories = vec![ROOT];
-        while let Some(key) = directories.pop() {
-            let Some(directory) = self.directory(key)? else { continue };
-            for name in directory.names()? {
-                // Whatever is where the manifest does not have it gets into the table by being looked at.
-                if let Some(Found::OnDisk(found)) = self.look(&directory, &name)? {
-                    if found.is(FileType::Directory) {
-                        directories.push(found.key);
-                    }
-                    if matches!(found.key, InodeKey::Local(_)) && !found.is(FileType::Directory) {
-                        self.located.remove(found.key, key, &name);
-                    }
-                }
-            }
-        }
-        self.located.entries().into_iter().try_for_each(|(index, number)| self.note_detached(index, number))
-    }
-
-    /// Notes under which of its names in the manifest an inode does not lie that was found under another.
-    fn note_detached(&self, index: EntryIndex, number: u64) -> Result<(), NamesError> {
-        let entry = self.manifest.entry(index).ok_or(NotYet)?;
-        let names: Vec<_> = match self.has_names(InodeKey::Entry(index)) {
-            true => self.groups.names(&self.manifest, index)?.map(EntryIndex).collect(),
-            false => vec![entry.index()],
-        };
-        for name in names {
-            let entry = self.manifest.entry(name).ok_or(NotYet)?;
-            let Name { directory, name } = self.position(&entry);
-            let is_there = match self.directory(directory) {
-                Ok(Some(directory)) => {
-                    matches!(directory.look(&name)?, Look::There(stat, _) if stat.st_ino == number)
-                }
-                // What is elsewhere has left its place, and what has, has been put on the disk with all above it.
-                Ok(None) | Err(NamesError::System(Errno::STALE)) => false,
-                Err(error) => return Err(error),
-            };
-            if !is_there {
-                self.detached.set(entry.index());
-            }
-        }
-        Ok(())
-    }
-
     /// What `name` in a directory leads to.
     pub fn lookup(&self, directory: InodeKey, name: &[u8]) -> Result<Option<Found<'_>>, NamesError> {
         match self.directory(directory)? {
@@ -357,157 +319,6 @@ impl Names {
 
     fn child(&self, directory: EntryIndex, name: &[u8]) -> Result<Option<Entry<'_>>, NotYet> {
         self.manifest.lookup(directory, name)
-    }
-
-    /// What a name in a directory on the disk leads to.
-    fn look(&self, directory: &Directory, name: &[u8]) -> Result<Option<Found<'_>>, NamesError> {
-        match directory.look(name)? {
-            Look::Whiteout => Ok(None),
-            Look::There(stat, state) => {
-                let key = self.key_of(directory, name, &stat, state)?;
-                // The times of a directory that is open here may not be on the disk yet.
-                let (stat, state) = match self.directories.find(key) {
-                    Some(open) => open.stat()?,
-                    None => (stat, state),
-                };
-                Ok(Some(Found::OnDisk(OnDisk { key, stat, state })))
-            }
-            Look::Nothing => match directory.shows() {
-                Some(entry) => Ok(self.child(entry, name)?.map(Found::Virtual)),
-                None => Ok(None),
-            },
-        }
-    }
-
-    /// The key of an inode that was found on the disk. One that the manifest does not have there gets into the table.
-    fn key_of(
-        &self,
-        directory: &Directory,
-        name: &[u8],
-        stat: &Stat,
-        state: Option<State>,
-    ) -> Result<InodeKey, NamesError> {
-        let here = match directory.entry() {
-            Some(entry) => self.child(entry, name)?,
-            None => None,
-        };
-        if let Some(index) = state.and_then(|state| state.index) {
-            self.stated.set(index);
-            let key = InodeKey::Entry(index);
-            let is_here =
-                here.is_some_and(|here| here.inode() == index && !self.detached.is_set(here.index()));
-            // Of the names that the manifest has of a file with several, this one is known to be there.
-            if !is_here || self.has_names(key) {
-                self.located.add(key, stat, directory.key, name);
-            }
-            return Ok(key);
-        }
-        if let Some(key) = self.located.key(stat.st_ino) {
-            self.located.add(key, stat, directory.key, name);
-            return Ok(key);
-        }
-        match here.filter(|here| self.is_still(here, stat)) {
-            Some(here) => {
-                let key = InodeKey::Entry(here.inode());
-                // Under its other names nothing else tells that it is the same.
-                if stat.st_nlink > 1 && here.kind() != Kind::Directory {
-                    self.located.add(key, stat, directory.key, name);
-                }
-                Ok(key)
-            }
-            None => {
-                let key = InodeKey::Local(stat.st_ino);
-                self.located.add(key, stat, directory.key, name);
-                Ok(key)
-            }
-        }
-    }
-
-    /// True when something without a state, where the manifest has `entry`, is taken for it.
-    fn is_still(&self, entry: &Entry<'_>, stat: &Stat) -> bool {
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Kind::File,
-            FileType::Directory => Kind::Directory,
-            FileType::Symlink => Kind::Symlink,
-            _ => return false,
-        };
-        // Two inodes must never have one key: what the manifest has here may lie elsewhere since long ago.
-        // One with several names is in the table since one of them was seen.
-        let is_known = !self.had_moves || (self.stated.is_set(entry.index()) && entry.nlink() < 2);
-        kind == entry.kind()
-            && !self.detached.is_set(entry.index())
-            && (is_known || entry.kind() == Kind::Symlink)
-    }
-
-    /// The directory on the disk; none for a virtual one.
-    fn directory(&self, key: InodeKey) -> Result<Option<Arc<Directory>>, NamesError> {
-        let mut below = Vec::new();
-        let mut at = key;
-        let mut directory = loop {
-            if at == ROOT {
-                break self.root.clone();
-            }
-            if let Some(directory) = self.directories.find(at) {
-                break directory;
-            }
-            if self.is_absent(at) {
-                self.note_absent(at, &below);
-                return Ok(None);
-            }
-            let name = self.locate(at)?;
-            let above = name.directory;
-            below.push((at, name.name));
-            at = above;
-        };
-        for (key, name) in below.into_iter().rev() {
-            match self.open_directory(&directory, key, &name)? {
-                Some(found) => directory = found,
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(directory))
-    }
-
-    /// What lies below a directory that is not on the disk is not there either.
-    fn note_absent(&self, above: InodeKey, below: &[(InodeKey, Box<[u8]>)]) {
-        if below.is_empty() {
-            return;
-        }
-        let _placing = lock(&self.placing);
-        if self.is_absent(above) {
-            let indices = below.iter().filter_map(|(key, _)| key.entry());
-            for index in indices {
-                self.absent.set(index);
-            }
-        }
-    }
-
-    fn is_absent(&self, key: InodeKey) -> bool {
-        matches!(key, InodeKey::Entry(index) if self.absent.is_set(index))
-    }
-
-    fn open_directory(
-        &self,
-        above: &Directory,
-        key: InodeKey,
-        name: &[u8],
-    ) -> Result<Option<Arc<Directory>>, NamesError> {
-        let _placing = lock(&self.placing);
-        if let Some(directory) = self.directories.find(key) {
-            return Ok(Some(directory));
-        }
-        match self.look(above, name)? {
-            Some(Found::OnDisk(found)) if found.key == key => {}
-            Some(Found::Virtual(entry)) if key == InodeKey::Entry(entry.index()) => {
-                self.absent.set(entry.index());
-                return Ok(None);
-            }
-            _ => return Err(Errno::STALE.into()),
-        }
-        let fd = beneath::open(above.fd(), name, DIRECTORY)?;
-        let directory = Arc::new(Directory::new(key, fd)?);
-        self.directories.keep(&directory);
-        Ok(Some(directory))
     }
 
     /// Keeps others from changing names in these directories.

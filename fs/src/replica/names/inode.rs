@@ -6,9 +6,11 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::super::directories::OPEN;
 use super::super::state::{self, USER, XATTR_BYTES_MAX};
 use super::directory::Directory;
-use super::{Found, InodeKey, Names, NamesError, ROOT};
+use super::make::made_here;
+use super::{Found, InodeKey, Names, NamesError, ROOT, mtime_of};
 use crate::clock;
 use crate::manifest::Mtime;
 
@@ -68,6 +70,25 @@ impl Names {
             Mode::from_raw_mode(mode.into()),
             AtFlags::empty(),
         )?)
+    }
+
+    /// Changes the permission bits of a directory.
+    fn set_directory_mode(&self, key: InodeKey, mode: u16) -> Result<(), NamesError> {
+        let directory = self.placed_directory(key)?;
+        let now = clock::now();
+        let changed = directory.change(|state| (state.mode, state.ctime) = (mode, now))?;
+        if !changed {
+            if mode & OPEN == OPEN {
+                rustix::fs::fchmod(directory.fd(), Mode::from_raw_mode(mode.into()))?;
+            } else {
+                // Its own user could not work in it, nor could we.
+                let mtime = mtime_of(&rustix::fs::fstat(directory.fd())?);
+                let state = made_here(mode, mtime, now);
+                directory.adopt(state)?;
+                rustix::fs::fchmod(directory.fd(), Mode::RWXU)?;
+            }
+        }
+        Ok(())
     }
 
     /// Sets the times of anything but a regular file, whose are kept with its content.

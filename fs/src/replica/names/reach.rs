@@ -1,0 +1,83 @@
+//! Reaching the directories of the tree that are on the disk.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::super::lock;
+use super::directory::Directory;
+use super::{DIRECTORY, Found, InodeKey, Names, NamesError, ROOT};
+use crate::beneath;
+
+impl Names {
+    /// The directory on the disk; none for a virtual one.
+    pub(super) fn directory(&self, key: InodeKey) -> Result<Option<Arc<Directory>>, NamesError> {
+        let mut below = Vec::new();
+        let mut at = key;
+        let mut directory = loop {
+            if at == ROOT {
+                break self.root.clone();
+            }
+            if let Some(directory) = self.directories.find(at) {
+                break directory;
+            }
+            if self.is_absent(at) {
+                self.note_absent(at, &below);
+                return Ok(None);
+            }
+            let name = self.locate(at)?;
+            let above = name.directory;
+            below.push((at, name.name));
+            at = above;
+        };
+        for (key, name) in below.into_iter().rev() {
+            match self.open_directory(&directory, key, &name)? {
+                Some(found) => directory = found,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(directory))
+    }
+
+    /// What lies below a directory that is not on the disk is not there either.
+    fn note_absent(&self, above: InodeKey, below: &[(InodeKey, Box<[u8]>)]) {
+        if below.is_empty() {
+            return;
+        }
+        let _placing = lock(&self.placing);
+        if self.is_absent(above) {
+            let indices = below.iter().filter_map(|(key, _)| key.entry());
+            for index in indices {
+                self.absent.set(index);
+            }
+        }
+    }
+
+    fn is_absent(&self, key: InodeKey) -> bool {
+        matches!(key, InodeKey::Entry(index) if self.absent.is_set(index))
+    }
+
+    fn open_directory(
+        &self,
+        above: &Directory,
+        key: InodeKey,
+        name: &[u8],
+    ) -> Result<Option<Arc<Directory>>, NamesError> {
+        let _placing = lock(&self.placing);
+        if let Some(directory) = self.directories.find(key) {
+            return Ok(Some(directory));
+        }
+        match self.look(above, name)? {
+            Some(Found::OnDisk(found)) if found.key == key => {}
+            Some(Found::Virtual(entry)) if key == InodeKey::Entry(entry.index()) => {
+                self.absent.set(entry.index());
+                return Ok(None);
+            }
+            _ => return Err(Errno::STALE.into()),
+        }
+        let fd = beneath::open(above.fd(), name, DIRECTORY)?;
+        let directory = Arc::new(Directory::new(key, fd)?);
+        self.directories.keep(&directory);
+        Ok(Some(directory))
+    }
+}
