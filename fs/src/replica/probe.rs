@@ -126,7 +126,7 @@ fn probe(directory: BorrowedFd<'_>) -> Result<Backing, Refusal> {
     refuse_torn_writes(directory)?;
     let file = unnamed_file(directory)?;
     let (mtime, ctime) = (Mtime::default(), Mtime::default());
-    let state = State { index: None, complete: false, moved: false, mode: 0, mtime, ctime, remote_bytes: 0 };
+    let state = State { index: None, complete: false, mode: 0, mtime, ctime, remote_bytes: 0 };
     match state::set(&file, &state) {
         Ok(()) => {}
         Err(Errno::OPNOTSUPP | Errno::PERM) => return Err(lacks("it keeps no user xattrs")),

@@ -9,7 +9,7 @@
 //! | at | bytes | what |
 //! |---|---|---|
 //! | 0 | 1 | the version, 1 |
-//! | 1 | 1 | flags: 1 the manifest's names no longer show in it, 2 it lies where the manifest does not have it |
+//! | 1 | 1 | flags: 1 the manifest's names no longer show in it |
 //! | 2 | 2 | the true mode |
 //! | 4 | 4 | the manifest index of the inode's first name; all ones for what was made here |
 //! | 8 | 8 | the shown mtime's seconds, signed |
@@ -49,7 +49,6 @@ const STATE_BYTES: usize = 40;
 const VERSION: u8 = 1;
 
 const COMPLETE: u8 = 1;
-const MOVED: u8 = 2;
 
 /// Stands for no manifest index: no manifest has so many entries.
 const MADE_HERE: u32 = u32::MAX;
@@ -61,8 +60,6 @@ pub(super) struct State {
     pub(super) index: Option<EntryIndex>,
     /// A directory in which the manifest's names no longer show.
     pub(super) complete: bool,
-    /// It lies where the manifest does not have it.
-    pub(super) moved: bool,
     /// Its permission bits, `0o7777` at most.
     pub(super) mode: u16,
     /// The mtime the mount shows.
@@ -79,7 +76,6 @@ impl State {
         Self {
             index: Some(entry.inode()),
             complete: false,
-            moved: false,
             mode,
             mtime: entry.mtime(),
             ctime: entry.mtime(),
@@ -90,7 +86,7 @@ impl State {
     fn encode(&self) -> [u8; STATE_BYTES] {
         let mut out = [0; STATE_BYTES];
         out[0] = VERSION;
-        out[1] = if self.complete { COMPLETE } else { 0 } | if self.moved { MOVED } else { 0 };
+        out[1] = if self.complete { COMPLETE } else { 0 };
         out[2..4].copy_from_slice(&self.mode.to_le_bytes());
         out[4..8].copy_from_slice(&self.index.map_or(MADE_HERE, |index| index.0).to_le_bytes());
         out[8..16].copy_from_slice(&self.mtime.sec.to_le_bytes());
@@ -105,7 +101,7 @@ impl State {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; STATE_BYTES] = bytes.try_into().ok()?;
         let flags = bytes[1];
-        if bytes[0] != VERSION || flags & !(COMPLETE | MOVED) != 0 {
+        if bytes[0] != VERSION || flags & !COMPLETE != 0 {
             return None;
         }
         let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
@@ -117,7 +113,6 @@ impl State {
         Some(Self {
             index: Some(u32_at(4)?).filter(|index| *index != MADE_HERE).map(EntryIndex),
             complete: flags & COMPLETE != 0,
-            moved: flags & MOVED != 0,
             mode: u16::from_le_bytes([bytes[2], bytes[3]]),
             mtime: time_at(8)?,
             ctime: time_at(28)?,
@@ -181,7 +176,6 @@ mod tests {
     const STATE: State = State {
         index: Some(EntryIndex(0x0102_0304)),
         complete: false,
-        moved: true,
         mode: 0o1755,
         mtime: Mtime { sec: -2, nsec: 999_999_999 },
         ctime: Mtime { sec: 5, nsec: 6 },
@@ -191,12 +185,12 @@ mod tests {
     #[test]
     fn the_bytes_are_these() {
         let expected: [u8; STATE_BYTES] = [
-            1, 2, 0xed, 0x03, 4, 3, 2, 1, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xc9, 0x9a,
+            1, 0, 0xed, 0x03, 4, 3, 2, 1, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xc9, 0x9a,
             0x3b, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0,
         ];
         assert_eq!(STATE.encode(), expected);
         assert_eq!(State::decode(&expected), Some(STATE));
-        let made_here = State { index: None, complete: true, moved: false, ..STATE };
+        let made_here = State { index: None, complete: true, ..STATE };
         assert_eq!(made_here.encode()[1..8], [1, 0xed, 0x03, 0xff, 0xff, 0xff, 0xff][..]);
         assert_eq!(State::decode(&made_here.encode()), Some(made_here));
     }
@@ -212,7 +206,7 @@ mod tests {
         assert_eq!(State::decode(&good[..39]), None);
         assert_eq!(State::decode(&[&good[..], &[0]].concat()), None);
         assert_eq!(State::decode(&changed(0, 2)), None);
-        assert_eq!(State::decode(&changed(1, 4)), None);
+        assert_eq!(State::decode(&changed(1, 2)), None);
         assert_eq!(State::decode(&changed(19, 0xff)), None);
         assert_eq!(State::decode(&changed(39, 0xff)), None);
     }

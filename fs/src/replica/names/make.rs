@@ -121,7 +121,7 @@ const SET_GROUP: u16 = 0o2000;
 
 /// The state of a directory made here that its own user may not work in.
 pub(super) fn made_here(mode: u16, mtime: Mtime, ctime: Mtime) -> State {
-    State { index: None, complete: true, moved: false, mode, mtime, ctime, remote_bytes: 0 }
+    State { index: None, complete: true, mode, mtime, ctime, remote_bytes: 0 }
 }
 
 /// Makes something under a name that is free; a file is open then. What was begun is taken back.
