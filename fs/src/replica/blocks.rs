@@ -164,7 +164,7 @@ impl Blocks {
             blocks: (blocks - holes) as i64,
             bytes: (inode.origin_bytes - hole_bytes) as i64,
         };
-        if self.state.is_none() {
+        if self.state.is_none() || inode.is_ours {
             // An ordinary file counts as what it once was: nothing of it is missing.
             return Share { here: Amount { files: has_content.into(), ..content }, gone: Amount::default() };
         }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use rustix::io::Errno;
 
 use super::engine::Engine;
-use super::inode::hole_blocks;
+use super::inode::{hole_blocks, is_ours};
 use super::ledger::{Amount, Ledger, Share};
 use crate::beneath;
 use crate::digest::block_count;
@@ -47,11 +47,16 @@ fn count(engine: &Arc<Engine>) {
     }
 }
 
-/// Counts the files of the manifest. Those without content, and holes, are here from the start.
+/// Counts the files of the manifest. Those without content, those whose content is made here, and holes, are here from
+/// the start.
 fn count_totals(engine: &Engine, ledger: &Ledger) {
     let (mut files, mut empty, mut holes, mut hole_bytes) = (0, 0, 0, 0);
     for entry in engine.manifest.iter().filter(is_inode) {
         files += 1;
+        if entry.size() > 0 && is_ours(&engine.manifest, &entry) {
+            count_ours(engine, ledger, &entry);
+            continue;
+        }
         let mut content = block_count(entry.size());
         if entry.has_extra() {
             let (blocks, bytes) = hole_blocks(&entry.extra().holes, entry.size());
@@ -64,6 +69,15 @@ fn count_totals(engine: &Engine, ledger: &Ledger) {
     engine.counters.files.store(files, Relaxed);
     let here = Amount { files: empty, blocks: holes as i64, bytes: hole_bytes as i64 };
     ledger.add(Share { here, gone: Amount::default() });
+}
+
+/// Counts a file whose content is made here, as its inode does.
+fn count_ours(engine: &Engine, ledger: &Ledger, file: &Entry<'_>) {
+    if engine.is_forgotten(file.index()) {
+        return;
+    }
+    let here = Amount { files: 1, blocks: block_count(file.size()) as i64, bytes: file.size() as i64 };
+    ledger.add_found(file.index(), Share { here, gone: Amount::default() });
 }
 
 fn is_inode(entry: &Entry<'_>) -> bool {

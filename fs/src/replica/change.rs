@@ -193,6 +193,10 @@ impl Replica {
     pub fn removing(&self, file: impl Into<InodeKey>) -> Result<Removal<'_>, Errno> {
         let inode = self.engine.inode(file.into()).ok_or(Errno::NOENT)?;
         if inode.opens.load(Acquire) == 0 {
+            // What it adds to the sums goes with it. What cannot be looked at can be removed.
+            if self.engine.ledger().has_found(inode.index) {
+                let _ = self.engine.load(&inode);
+            }
             return Ok(Removal { replica: self, inode, file: None });
         }
         let file = match self.engine.load(&inode).and_then(|()| self.engine.file(&inode)) {

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::engine::Engine;
+use super::inode::is_ours;
 use super::ledger::Ledger;
 use super::scheduler::{Order, REQUEST_BYTES_MAX, SMALL_BYTES_MAX};
 use crate::digest::{BLOCK_BYTES, block_count};
-use crate::git::{self, Shown};
 use crate::manifest::{Arrival, Entry, EntryIndex, Kind};
 use crate::origin::{Availability, FILES_PER_REQUEST_MAX, RANGES_PER_REQUEST_MAX};
 
@@ -126,7 +126,7 @@ fn is_content(engine: &Engine, entry: &Entry<'_>) -> bool {
         && entry.inode() == entry.index()
         && entry.size() > 0
         && !engine.is_forgotten(entry.index())
-        && !matches!(git::shown(&engine.manifest, entry), Ok(Shown::Config(_)))
+        && !is_ours(&engine.manifest, entry)
 }
 
 /// Waits until the origin answers, the disk has room, and so has the budget.

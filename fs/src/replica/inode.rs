@@ -29,7 +29,8 @@ use super::ledger::{Amount, Share};
 use super::lock;
 use super::state::State;
 use crate::digest::{BlockIndex, block_count};
-use crate::manifest::{Entry, EntryIndex, is_hole};
+use crate::git::{self, Shown};
+use crate::manifest::{Entry, EntryIndex, Manifest, is_hole};
 
 /// Stands for the entry of a file made here: no manifest has so many.
 const NO_ENTRY: EntryIndex = EntryIndex(u32::MAX);
@@ -48,6 +49,8 @@ pub(super) struct Inode {
     pub(super) origin_bytes: u64,
     /// The place of its first digest.
     pub(super) digests_at: u64,
+    /// Its content is made here and never fetched, whatever the origin's is.
+    pub(super) is_ours: bool,
     holes: Box<[Range<u64>]>,
     /// Blocks wholly in holes, and their bytes.
     hole_blocks: (u64, u64),
@@ -130,10 +133,11 @@ pub(super) struct Found {
 
 impl Inode {
     /// The inode whose first name is `entry`.
-    pub(super) fn new(entry: &Entry<'_>) -> Self {
+    pub(super) fn new(manifest: &Manifest, entry: &Entry<'_>) -> Self {
         let holes = if entry.has_extra() { entry.extra().holes } else { Vec::new() };
         let key = InodeKey::Entry(entry.index());
-        Self::of(key, entry.index(), entry.size(), entry.blocks().start, holes)
+        let new = Self::of(key, entry.index(), entry.size(), entry.blocks().start, holes);
+        Self { is_ours: is_ours(manifest, entry), ..new }
     }
 
     /// A file made here.
@@ -155,6 +159,7 @@ impl Inode {
             index,
             origin_bytes,
             digests_at,
+            is_ours: false,
             holes: holes.into(),
             hole_blocks,
             remote: AtomicU64::new(origin_bytes),
@@ -298,6 +303,11 @@ impl Inode {
             InodeKey::Local(_) => Share::default(),
         }
     }
+}
+
+/// True for a file whose content is made here, whatever the origin's is: it is here from the start.
+pub(super) fn is_ours(manifest: &Manifest, file: &Entry<'_>) -> bool {
+    matches!(git::shown(manifest, file), Ok(Shown::Config(_)))
 }
 
 /// Blocks of a file of `size` bytes that lie wholly in `hole`.

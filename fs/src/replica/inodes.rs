@@ -47,7 +47,7 @@ impl Inodes {
             return Some(inode);
         }
         let new = Arc::new(match key {
-            InodeKey::Entry(index) => Inode::new(&manifest.entry(index)?),
+            InodeKey::Entry(index) => Inode::new(manifest, &manifest.entry(index)?),
             InodeKey::Local(number) => Inode::local(number),
         });
         let mut table = lock(&self.table);

@@ -118,6 +118,11 @@ impl Ledger {
         }
     }
 
+    /// True for an inode of which something was found on the disk, or made here.
+    pub(super) fn has_found(&self, inode: EntryIndex) -> bool {
+        self.counted.is_set(inode)
+    }
+
     /// A file was removed, and will never come back.
     pub(super) fn add_forgotten(&self, share: Share) {
         self.add(share);

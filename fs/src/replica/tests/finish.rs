@@ -122,6 +122,20 @@ async fn hydrated(replica: &Replica) {
     timeout(Duration::from_secs(60), replica.hydrated()).await.expect("it does not become complete");
 }
 
+/// Everything is here, and the numbers say so.
+async fn check_counts(replica: &Replica) {
+    let status = timeout(Duration::from_secs(60), async {
+        while !replica.status().counted {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        replica.status()
+    });
+    let status = status.await.expect("what is on the disk was not counted");
+    for tally in [status.files, status.blocks, status.bytes] {
+        assert_eq!(tally.resident, tally.total, "{status:?}");
+    }
+}
+
 /// Applies what waits until the end.
 fn close_directories(replica: &Replica) {
     let tops = directories::tops(replica.layout(), replica.manifest()).unwrap();
@@ -148,7 +162,9 @@ async fn a_finished_tree_is_the_origins() {
     let expected = pair.walk("snapshot", &roots);
     let replica = pair.open();
     hydrated(&replica).await;
+    check_counts(&replica).await;
     let receipt = replica.finish().unwrap();
+    check_counts(&replica).await;
     assert_eq!((receipt.files, receipt.symlinks), (10, 2), "{receipt:?}");
     check_plain(&pair.at("replica/tree"));
     let config = fs::read_to_string(pair.at("replica/tree/.git/config")).unwrap();
@@ -159,7 +175,9 @@ async fn a_finished_tree_is_the_origins() {
     replica.close().await;
     let again = pair.open();
     hydrated(&again).await;
+    check_counts(&again).await;
     assert_eq!(again.finish().unwrap(), receipt);
+    check_counts(&again).await;
     assert_eq!(again.status().fetched.bulk, 0);
     for entry in expected.iter().filter(|entry| entry.kind() == Kind::File && entry.size() == 4) {
         let read = again.read(entry.index(), 0, 10).await.unwrap();
@@ -278,6 +296,7 @@ async fn a_settled_clone_is_the_origins_tree(is_writable: bool) {
     let pair = Pair::new();
     let expected = pair.walk("snapshot", &["ws", "python"].map(|name| pair.at(name)));
     let replica = moved_up(&pair, is_writable).await;
+    check_counts(&replica).await;
     // Reads find every file where it is now.
     for entry in expected.iter().filter(|entry| entry.kind() == Kind::File && entry.size() == 4) {
         let read = replica.read(entry.index(), 0, 10).await.unwrap();
@@ -478,8 +497,15 @@ async fn a_changed_clone_settles_with_its_changes() {
     changing.remove("name\n\x01");
     changing.set_mode("empty", 0o550).await;
     hydrated(&replica).await;
+    check_counts(&replica).await;
     changing.rename("moved/b", "new/b");
+    changing.write(".git/config", 0, b"#").await;
+    check_counts(&replica).await;
+    changing.remove(".git/config");
+    changing.remove(".git/objects/x");
+    check_counts(&replica).await;
     replica.finish().unwrap();
+    check_counts(&replica).await;
     changing.write("large", 2 * MIB, b"after it was finished").await;
     changing.rename("new/b", "b");
     changing.make("b/more", &Made::File, 0o600);
