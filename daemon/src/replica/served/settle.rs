@@ -99,9 +99,10 @@ impl Settling {
 
     /// Bytes that come in a second, and the seconds that the rest of `status` takes.
     pub(super) fn pace(&self, status: &ReplicaStatus) -> (Option<u64>, Option<u64>) {
+        let is_hydrating = lock(&self.stage).stage == SettlingStage::Hydrating;
         let pace = lock(&self.pace);
         let rest = status.bytes.total.saturating_sub(status.bytes.resident);
-        let is_coming = status.counted && rest > 0;
+        let is_coming = status.counted && rest > 0 && is_hydrating;
         (pace.per_s().filter(|_| is_coming), pace.seconds_for(rest).filter(|_| is_coming))
     }
 }

@@ -2,11 +2,12 @@
 
 use super::*;
 
-/// The pause before the first new start of a process that died; it doubles with each further death.
+/// The pause before the first new start of a process that died; it doubles with each further death, up to
+/// [`RETRY_MAX`].
 const RESTART_AFTER: Duration = Duration::from_millis(200);
 
-/// Deaths within [`DEATHS_WITHIN`] after which a process is left alone and its replicas are shown as failed; also how
-/// often a replica is tried that fails for no reason that passes by itself.
+/// Deaths within [`DEATHS_WITHIN`] that are made good in passing; after one more the replicas of the process are shown
+/// as failed while they wait for its next start.
 const DEATHS_MAX: usize = 5;
 
 /// The span over which deaths are counted.
@@ -15,7 +16,8 @@ const DEATHS_WITHIN: Duration = Duration::from_secs(600);
 /// The pause after a replica could not be served; it doubles up to [`RETRY_MAX`].
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// A peer that comes back without being heard is noticed within a minute, at the price of a few packets.
+/// A peer that comes back without being heard, and anything else that has become right, is noticed within a minute, at
+/// the price of a few packets or of a process.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// The pause while somebody still uses a dead mount: a shell that leaves it finds it repaired when it comes back. A look
@@ -23,8 +25,7 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const RETRY_BUSY: Duration = Duration::from_secs(1);
 
 impl Supervisor {
-    /// Has a replica served from now on, in the background: tries again while the peer is away or something else that
-    /// passes is in the way.
+    /// Has a replica served from now on, in the background: tries again until it is, or is no longer wanted.
     pub(in super::super) fn keep_serving(&self, spec: Spec) {
         self.keep_serving_after(spec, Duration::ZERO);
     }
@@ -68,7 +69,7 @@ impl Supervisor {
             if dead.is_empty() {
                 return;
             }
-            let Some(pause) = self.count_death(&key, &dead) else { return };
+            let pause = self.count_death(&key, &dead);
             for spec in dead {
                 self.keep_serving_after(spec, pause);
             }
@@ -90,8 +91,8 @@ impl Supervisor {
         (state.wanted.values().filter(is_served).cloned().collect(), is_replaced)
     }
 
-    /// How long to wait before the next start; `None` when there have been too many.
-    pub(super) fn count_death(&self, key: &str, dead: &[Spec]) -> Option<Duration> {
+    /// How long to wait before the next start.
+    pub(super) fn count_death(&self, key: &str, dead: &[Spec]) -> Duration {
         let now = Instant::now();
         let mut state = self.state();
         state.deaths.retain(|_, deaths| deaths.iter().any(|at| now.duration_since(*at) < DEATHS_WITHIN));
@@ -99,17 +100,18 @@ impl Supervisor {
         deaths.retain(|at| now.duration_since(*at) < DEATHS_WITHIN);
         deaths.push(now);
         let count = deaths.len();
-        if count <= DEATHS_MAX {
-            return Some(RESTART_AFTER * 2u32.pow(count as u32 - 1));
+        let doublings = u32::try_from(count - 1).unwrap_or(u32::MAX);
+        let pause = RESTART_AFTER.saturating_mul(2u32.saturating_pow(doublings)).min(RETRY_MAX);
+        if count > DEATHS_MAX {
+            let (minutes, seconds) = (DEATHS_WITHIN.as_secs() / 60, pause.as_secs());
+            let log = log_path(&self.home, key);
+            let trouble = format!(
+                "its process died {count} times in {minutes} minutes; it is started again after {seconds} seconds; its log is {}",
+                log.display()
+            );
+            state.trouble.extend(dead.iter().map(|spec| (spec.id.clone(), trouble.clone())));
         }
-        let minutes = DEATHS_WITHIN.as_secs() / 60;
-        let log = log_path(&self.home, key);
-        for spec in dead {
-            let trouble =
-                format!("its process died {count} times in {minutes} minutes; its log is {}", log.display());
-            state.trouble.insert(spec.id.clone(), trouble);
-        }
-        None
+        pause
     }
 
     /// One try. Nothing when it is no longer wanted, or is served by now.
@@ -136,7 +138,7 @@ impl Supervisor {
 
 async fn keep_trying(supervisor: Weak<Supervisor>, spec: Spec, first: Duration) {
     tokio::time::sleep(first).await;
-    let (mut pause, mut failures, mut last) = (RETRY_AFTER, 0, String::new());
+    let (mut pause, mut last) = (RETRY_AFTER, String::new());
     while let Some(this) = supervisor.upgrade() {
         let Some(Err(failure)) = this.try_again(&spec).await else { return };
         if failure == Failure::Settled {
@@ -146,11 +148,6 @@ async fn keep_trying(supervisor: Weak<Supervisor>, spec: Spec, first: Duration) 
         if said != last {
             tracing::warn!(replica = spec.id, workspace = spec.workspace, %failure, "cannot be served");
             last = said;
-        }
-        failures += usize::from(!passes(&failure));
-        if failures == DEATHS_MAX {
-            this.state().repaired.remove(&spec.id);
-            return;
         }
         let hurry = this.hurry.clone();
         // A node that stops meanwhile is not kept.
@@ -181,21 +178,5 @@ fn pause_max(failure: &Failure) -> Duration {
         | Failure::Refused(_)
         | Failure::Unsupported(_)
         | Failure::Other(_) => RETRY_MAX,
-    }
-}
-
-/// True for what may be otherwise in a while without anybody doing something about it here.
-fn passes(failure: &Failure) -> bool {
-    match failure {
-        // Cancelled by an order to end it, which has failed if it is still wanted.
-        Failure::Unreachable(_) | Failure::Busy(_) | Failure::Cancelled => true,
-        Failure::NoSuchReplica
-        | Failure::Leaving
-        | Failure::Incomplete(_)
-        | Failure::Settled
-        | Failure::Directory(_)
-        | Failure::Refused(_)
-        | Failure::Unsupported(_)
-        | Failure::Other(_) => false,
     }
 }

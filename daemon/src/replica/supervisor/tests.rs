@@ -193,14 +193,45 @@ fn what_is_in_use_is_tried_again_within_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_dies_again_and_again_is_left_alone() {
+async fn a_process_that_dies_again_and_again_is_started_more_and_more_rarely() {
     let bench = Bench::new();
     let supervisor = Supervisor::new(bench.home.clone());
     let dead = [bench.spec.clone()];
-    let die = || supervisor.count_death("views-1", &dead);
-    let pauses: Vec<_> = std::iter::from_fn(die).map(|pause| pause.as_millis()).collect();
-    assert_eq!(pauses, [200, 400, 800, 1600, 3200]);
-    assert!(supervisor.trouble("a").is_some_and(|trouble| trouble.contains("died 6 times")));
+    let die = || supervisor.count_death("views-1", &dead).as_millis();
+    assert_eq!([(); 5].map(|()| die()), [200, 400, 800, 1600, 3200]);
+    assert_eq!(supervisor.trouble("a"), None);
+    assert_eq!([(); 6].map(|()| die()), [6400, 12_800, 25_600, 51_200, 60_000, 60_000]);
+    let trouble = supervisor.trouble("a").unwrap();
+    assert!(
+        trouble.contains("died 11 times in 10 minutes; it is started again after 60 seconds"),
+        "{trouble}"
+    );
     tokio::time::advance(Duration::from_secs(601)).await;
-    assert_eq!(die(), Some(Duration::from_millis(200)));
+    assert_eq!(die(), 200);
+}
+
+/// A mount that fails for no reason that passes by itself comes back when that is gone all the same.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_served_is_tried_until_it_can() {
+    static TRIES: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let bench = Bench::new();
+    let supervisor = Supervisor::new(bench.home.clone());
+    let _told = bench.process(|request| match request {
+        Request::Hello => Some(Answer::Hello { protocol: PROTOCOL }),
+        Request::Attach(_) if TRIES.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 20 => {
+            Some(Answer::Failed(Failure::Other("no".into())))
+        }
+        _ => Some(Answer::Done),
+    });
+    supervisor.keep_serving(bench.spec.clone());
+    while supervisor.trouble("a").is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let served = async {
+        while supervisor.trouble("a").is_some() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20 * 61), served).await.unwrap();
+    assert!(supervisor.is_wanted("a") && !supervisor.is_starting("a"));
 }
