@@ -23,8 +23,10 @@ mod moment;
 mod pool;
 mod reader;
 mod rest;
+mod search;
 pub(crate) mod stamps;
 mod version;
+mod whereabouts;
 
 pub use local::LocalOrigin;
 pub use pool::ReadPool;

@@ -12,10 +12,11 @@
 //! Of a [hot](super::version) file the stamp proves nothing; before its first block is given away all of them are
 //! bound to the digests of one moment: here, where that takes one step, else by a [pass](super::moment).
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +26,8 @@ use bytes::Bytes;
 use lru::LruCache;
 use rustix::fs::{Advice, Mode, OFlags};
 
-use super::stamps::Stamps;
+use super::search::{Seen, Sighting};
+use super::stamps::{Stamp, Stamps};
 use super::version::{Now, fault};
 use super::{FileFault, RUN_BLOCKS};
 use crate::beneath;
@@ -50,7 +52,7 @@ pub(super) const TRIES: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Files {
     pub(super) manifest: Manifest,
-    stamps: Stamps,
+    pub(super) stamps: Stamps,
     pub(super) digests: DigestFile,
     /// Held while blocks are bound, with a look at the stamp, and while a stamp is replaced.
     binding: Mutex<()>,
@@ -58,6 +60,8 @@ pub(super) struct Files {
     hot: Duration,
     open: Mutex<LruCache<EntryIndex, Arc<OpenFile>>>,
     readers: Mutex<usize>,
+    /// What was last seen of each root in search of what had moved.
+    sightings: Mutex<HashMap<EntryIndex, Arc<Sighting>>>,
 }
 
 /// The root of a tree, opened for a moment.
@@ -93,7 +97,8 @@ impl Files {
     pub(super) fn new(manifest: Manifest, stamps: Stamps, digests: DigestFile, hot: Duration) -> Self {
         let capacity = NonZeroUsize::new(OPEN_MAX).unwrap_or(NonZeroUsize::MIN);
         let (open, readers) = (Mutex::new(LruCache::new(capacity)), Mutex::new(0));
-        Self { manifest, stamps, digests, binding: Mutex::new(()), hot, open, readers }
+        let (binding, sightings) = (Mutex::new(()), Mutex::default());
+        Self { manifest, stamps, digests, binding, hot, open, readers, sightings }
     }
 
     /// Opens the directory that lies at a root's path; [`FileFault::Changed`] where there is none.
@@ -116,9 +121,7 @@ impl Files {
         if keep && let Some(file) = lock(&self.open).get(&entry.index()) {
             return Ok(file.clone());
         }
-        let file = File::from(
-            beneath::open(root.0.as_fd(), path, OFlags::RDONLY).map_err(|errno| fault(errno.into()))?,
-        );
+        let file = self.find(root, path, entry)?;
         if entry.size() > SMALL_BYTES {
             // A hint that costs nothing to ignore.
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
@@ -129,6 +132,50 @@ impl Files {
             lock(&self.open).put(entry.index(), file.clone());
         }
         Ok(file)
+    }
+
+    /// Opens a file where the snapshot has it, or else where it was last seen, if it is there.
+    fn find(&self, root: &OpenRoot, path: &[u8], entry: &Entry<'_>) -> Result<File, FileFault> {
+        let there = root.open(path);
+        if there.as_ref().is_ok_and(|file| self.is_in_place(file, entry)) {
+            return there;
+        }
+        let seen = || match self.sighting(self.manifest.root_of(entry.index())?)?.of(self, entry.index()) {
+            Seen::At(path) => root.open(&path).ok(),
+            Seen::Nowhere => None,
+        };
+        seen().filter(|file| self.is_in_place(file, entry)).map_or(there, Ok)
+    }
+
+    /// True for the inode the snapshot means, whatever became of it, and for one that looks the same.
+    fn is_in_place(&self, file: &File, entry: &Entry<'_>) -> bool {
+        let Ok((now, stamp)) = Now::of(file).and_then(|now| Ok((now, self.stamp(entry.inode())?))) else {
+            return false;
+        };
+        now.0.inode == stamp.inode || now.0.looks_like(&stamp)
+    }
+
+    pub(super) fn stamp(&self, inode: EntryIndex) -> Result<Stamp, FileFault> {
+        self.stamps.get(inode).map_err(fault)
+    }
+
+    /// True when the file is neither where the snapshot has it nor where it was last seen: it may have been moved.
+    pub(super) fn is_missing(&self, root: &OpenRoot, path: &[u8], entry: &Entry<'_>) -> bool {
+        match self.find(root, path, entry) {
+            Ok(file) => !self.is_in_place(&file, entry),
+            Err(FileFault::Changed) => true,
+            Err(FileFault::Unreadable(_) | FileFault::NoSuchBlock) => false,
+        }
+    }
+
+    /// What was last seen of a root.
+    pub(super) fn sighting(&self, root: EntryIndex) -> Option<Arc<Sighting>> {
+        lock(&self.sightings).get(&root).cloned()
+    }
+
+    /// Takes note of what was seen of a root.
+    pub(super) fn saw(&self, root: EntryIndex, sighting: Arc<Sighting>) {
+        lock(&self.sightings).insert(root, sighting);
     }
 
     /// Opens a file by its index, for a moment.
@@ -285,6 +332,19 @@ impl Drop for Reading {
         if *readers == 0 {
             lock(&self.0.open).clear();
         }
+    }
+}
+
+impl OpenRoot {
+    fn open(&self, path: &[u8]) -> Result<File, FileFault> {
+        let file = beneath::open(self.as_fd(), path, OFlags::RDONLY);
+        file.map(File::from).map_err(|errno| fault(errno.into()))
+    }
+}
+
+impl AsFd for OpenRoot {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

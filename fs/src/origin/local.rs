@@ -20,10 +20,11 @@ use tokio::sync::{mpsc, watch};
 use super::files::Files;
 use super::moment::Moments;
 use super::pool::{Lost, ReadPool};
-use super::reader::{Reader, Step, Want};
+use super::reader::{Pending, Reader, Step, Want};
 use super::rest::Rest;
 use super::stamps::Stamps;
 use super::version::HOT;
+use super::whereabouts::Whereabouts;
 use super::{
     Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, FILES_PER_REQUEST_MAX, Frames,
     Origin, OriginError, RANGE_BLOCKS_MAX, RANGES_PER_REQUEST_MAX,
@@ -44,6 +45,7 @@ pub struct LocalOrigin {
     pool: ReadPool,
     moments: Arc<Moments>,
     rest: Arc<Rest>,
+    whereabouts: Arc<Whereabouts>,
     availability: watch::Sender<Availability>,
 }
 
@@ -87,7 +89,8 @@ impl LocalOrigin {
         let files = Arc::new(Files::new(manifest, stamps, digests, hot));
         let moments = Moments::new(files.clone(), pool.clone());
         let rest = Rest::new(files.clone(), pool.clone());
-        Ok(Self { files, pool, moments, rest, availability })
+        let whereabouts = Whereabouts::new(files.clone(), pool.clone());
+        Ok(Self { files, pool, moments, rest, whereabouts, availability })
     }
 
     /// The manifest it serves.
@@ -99,6 +102,7 @@ impl LocalOrigin {
         let (sender, deliveries) = mpsc::channel(DELIVERIES_AHEAD);
         let mut reader = Reader::new(&self.files, wants, class);
         let (pool, moments, rest) = (self.pool.clone(), self.moments.clone(), self.rest.clone());
+        let whereabouts = self.whereabouts.clone();
         tokio::spawn(async move {
             loop {
                 let step = pool.run(class, move || {
@@ -109,18 +113,24 @@ impl LocalOrigin {
                     stepped = step => stepped,
                     () = sender.closed() => return,
                 };
-                let Ok((next, Step { mut deliveries, unsettled, incomplete })) = stepped else {
+                let Ok((next, Step { mut deliveries, pending, incomplete })) = stepped else {
                     return lost(&sender).await;
                 };
                 reader = next;
                 incomplete.into_iter().for_each(|file| rest.bind(file));
-                if let Some(file) = unsettled {
+                if let Some(pending) = pending {
                     send(&sender, std::mem::take(&mut deliveries)).await;
-                    let settled = tokio::select! {
-                        settled = moments.settle(file) => settled,
+                    let done = async {
+                        match pending {
+                            Pending::Unsettled(file) => moments.settle(file).await,
+                            Pending::Missing(file) => whereabouts.look_for(file).await,
+                        }
+                    };
+                    let done = tokio::select! {
+                        done = done => done,
                         () = sender.closed() => return,
                     };
-                    deliveries.extend(reader.settled(settled));
+                    deliveries.extend(reader.go_on(done));
                 } else if deliveries.is_empty() {
                     return;
                 }

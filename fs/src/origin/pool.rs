@@ -19,6 +19,9 @@ const BULK_READERS: usize = 4;
 /// Beside all these, so many steps of passes over whole files that somebody may be writing to.
 const PASSES: usize = 2;
 
+/// And so many walks in search of files that have moved.
+const WALKS: usize = 1;
+
 /// The threads that read local files, shared by all local origins of a process. Cheap to clone.
 ///
 /// A read lasts for one run of blocks or some small files, 31 at most. A request that waits for its receiver or for a
@@ -35,6 +38,7 @@ struct Limits {
     background: Arc<Semaphore>,
     bulk: Arc<Semaphore>,
     passes: Arc<Semaphore>,
+    walks: Arc<Semaphore>,
 }
 
 impl Default for ReadPool {
@@ -46,6 +50,7 @@ impl Default for ReadPool {
                 background: semaphore(BACKGROUND_READERS),
                 bulk: semaphore(BULK_READERS),
                 passes: semaphore(PASSES),
+                walks: semaphore(WALKS),
             }),
         }
     }
@@ -79,6 +84,14 @@ impl ReadPool {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Lost> {
         blocking(self.pass_permit().await?, work).await
+    }
+
+    /// Walks over a tree, when nobody else does.
+    pub(super) async fn run_walk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        blocking(permit(&self.limits.walks, true).await?, work).await
     }
 
     pub(super) async fn pass_permit(&self) -> Result<Option<OwnedSemaphorePermit>, Lost> {

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::files::{Files, OpenFile, OpenRoot, Read, Reading, TRIES};
 use super::{BlockRange, Class, DELIVERIES_AHEAD, Delivery, FileFault, RUN_BLOCKS, Run};
 use crate::digest::{BLOCK_BYTES, BlockIndex, block_count};
-use crate::manifest::{Entry, EntryIndex, Kind};
+use crate::manifest::{EntryIndex, Kind};
+use crate::name::RelPath;
 
 /// Bytes after which a step ends: a thread is held for as long as reading and hashing a run takes.
 const STEP_BYTES: u64 = RUN_BLOCKS as u64 * BLOCK_BYTES;
@@ -55,10 +56,19 @@ pub(super) struct Reader {
 #[derive(Debug, Default)]
 pub(super) struct Step {
     pub(super) deliveries: Vec<Delivery>,
-    /// The file that must be [settled](super::moment) before the next step.
-    pub(super) unsettled: Option<EntryIndex>,
+    /// What must be done before the next step.
+    pub(super) pending: Option<Pending>,
     /// Files of which some blocks are bound now, and others are not for some time.
     pub(super) incomplete: Vec<EntryIndex>,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pending {
+    /// The file must be [settled](super::moment).
+    Unsettled(EntryIndex),
+    /// The file must be [looked for](super::whereabouts).
+    Missing(EntryIndex),
 }
 
 /// A file that is being read.
@@ -66,19 +76,23 @@ pub(super) struct Step {
 struct Cursor {
     file: EntryIndex,
     root: EntryIndex,
-    content: Content,
+    path: RelPath,
+    /// Opened with the first of its blocks.
+    content: Option<Content>,
     size: u64,
     next: u64,
     end: u64,
     /// Up to where the disk has been asked for.
     expected: u64,
-    /// How often it had to be settled.
-    settled: u32,
+    /// How often it had to be settled, or looked for.
+    waited: u32,
+    looked_for: bool,
     /// It has been named as incomplete, or need not be.
     is_bound: bool,
+    is_done: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Content {
     File(Arc<OpenFile>),
     /// A git configuration: what is shown of it lies in the manifest, and nothing else of it leaves this machine.
@@ -102,12 +116,12 @@ impl Reader {
     pub(super) fn step(&mut self) -> Step {
         let (mut out, mut bytes, mut roots) = (Step::default(), 0, Roots::new());
         // A turn adds two at most.
-        while out.deliveries.len() + 2 <= self.deliveries && bytes < STEP_BYTES && out.unsettled.is_none() {
+        while out.deliveries.len() + 2 <= self.deliveries && bytes < STEP_BYTES && out.pending.is_none() {
             let cursor = match self.current.take() {
                 Some(cursor) => cursor,
                 None => {
                     let Some(want) = self.wants.next() else { break };
-                    match self.begin(want, &mut roots) {
+                    match self.begin(want) {
                         Ok(cursor) => cursor,
                         Err(fault) => {
                             out.deliveries.push(Delivery::Fault(want.file(), fault));
@@ -116,21 +130,29 @@ impl Reader {
                     }
                 }
             };
-            let file = cursor.file;
-            match self.turn(cursor, &mut roots, &mut out) {
-                Ok(read) => bytes += read,
-                Err(fault) => out.deliveries.push(self.fault(file, fault)),
+            let mut cursor = cursor;
+            match self.turn(&mut cursor, &mut roots, &mut out) {
+                Ok(read) => {
+                    bytes += read;
+                    self.current = (!cursor.is_done).then_some(cursor);
+                }
+                Err(FileFault::Changed) if !cursor.looked_for && self.is_missing(&cursor, &mut roots) => {
+                    self.files.forget(cursor.file);
+                    out.pending = Some(Pending::Missing(cursor.file));
+                    self.current = Some(Cursor { content: None, looked_for: true, ..cursor });
+                }
+                Err(fault) => out.deliveries.push(self.fault(cursor.file, fault)),
             }
         }
         out
     }
 
-    /// Goes on after the file has been settled, or could not be.
-    pub(super) fn settled(&mut self, settled: Result<(), FileFault>) -> Option<Delivery> {
+    /// Goes on after what was pending has been done, or could not be.
+    pub(super) fn go_on(&mut self, done: Result<(), FileFault>) -> Option<Delivery> {
         let cursor = self.current.as_mut()?;
-        cursor.settled += 1;
-        let fault = match settled {
-            Ok(()) if cursor.settled < TRIES => return None,
+        cursor.waited += 1;
+        let fault = match done {
+            Ok(()) if cursor.waited < TRIES => return None,
             Ok(()) => FileFault::Unreadable("it keeps changing while it is read".into()),
             Err(fault) => fault,
         };
@@ -144,14 +166,19 @@ impl Reader {
     }
 
     /// Delivers a run of the file, and its end where that was the last; returns the run's bytes.
-    fn turn(&mut self, mut cursor: Cursor, roots: &mut Roots, out: &mut Step) -> Result<u64, FileFault> {
+    fn turn(&self, cursor: &mut Cursor, roots: &mut Roots, out: &mut Step) -> Result<u64, FileFault> {
+        let content = match cursor.content.take() {
+            Some(content) => content,
+            None => self.content(cursor, roots)?,
+        };
+        let content = cursor.content.insert(content).clone();
         let mut read = 0;
         if cursor.next < cursor.end {
             let first = BlockIndex(cursor.next);
             let count = (cursor.end - cursor.next).min(RUN_BLOCKS as u64);
-            let Read::Done { bytes, digests, bound } = self.read(&mut cursor, roots, first, count)? else {
-                out.unsettled = Some(cursor.file);
-                self.current = Some(cursor);
+            let Read::Done { bytes, digests, bound } = self.read(cursor, &content, roots, first, count)?
+            else {
+                out.pending = Some(Pending::Unsettled(cursor.file));
                 return Ok(0);
             };
             if bound && !std::mem::replace(&mut cursor.is_bound, true) {
@@ -160,12 +187,12 @@ impl Reader {
             read = bytes.len() as u64;
             cursor.next += count;
             out.deliveries.push(Delivery::Run(Run { file: cursor.file, first, digests, bytes }));
-        } else if let Content::File(file) = &cursor.content {
+        } else if let Content::File(file) = &content {
             self.files.look(file)?;
         }
-        match cursor.next < cursor.end {
-            true => self.current = Some(cursor),
-            false => out.deliveries.push(Delivery::End(cursor.file)),
+        if cursor.next >= cursor.end {
+            cursor.is_done = true;
+            out.deliveries.push(Delivery::End(cursor.file));
         }
         Ok(read)
     }
@@ -173,11 +200,12 @@ impl Reader {
     fn read(
         &self,
         cursor: &mut Cursor,
+        content: &Content,
         roots: &mut Roots,
         first: BlockIndex,
         count: u64,
     ) -> Result<Read, FileFault> {
-        match &cursor.content {
+        match content {
             Content::File(file) => {
                 root(&self.files, roots, cursor.root)?;
                 let wanted = BlockIndex(cursor.end).bytes_in(cursor.size).start - first.offset();
@@ -197,28 +225,48 @@ impl Reader {
         }
     }
 
-    fn begin(&self, want: Want, roots: &mut Roots) -> Result<Cursor, FileFault> {
+    fn begin(&self, want: Want) -> Result<Cursor, FileFault> {
         let index = want.file();
         let entry = self.files.manifest.entry(index).filter(|entry| entry.kind() == Kind::File);
         let entry = entry.ok_or(FileFault::NoSuchBlock)?;
         let (next, end) = blocks(want, entry.size()).ok_or(FileFault::NoSuchBlock)?;
-        let (root, content) = self.content(&entry, roots)?;
+        let (root, path) = self.files.manifest.locate(index).ok_or(FileFault::NoSuchBlock)?;
         let size = entry.size();
-        let is_bound = (next, end) == (0, block_count(size)) && size <= LONG_BYTES;
-        Ok(Cursor { file: index, root, content, size, next, end, expected: 0, settled: 0, is_bound })
+        Ok(Cursor {
+            file: index,
+            root,
+            path,
+            content: None,
+            size,
+            next,
+            end,
+            expected: 0,
+            waited: 0,
+            looked_for: false,
+            is_bound: (next, end) == (0, block_count(size)) && size <= LONG_BYTES,
+            is_done: false,
+        })
     }
 
-    fn content(&self, entry: &Entry<'_>, roots: &mut Roots) -> Result<(EntryIndex, Content), FileFault> {
-        let (at, path) = self.files.manifest.locate(entry.index()).ok_or(FileFault::NoSuchBlock)?;
+    fn content(&self, cursor: &Cursor, roots: &mut Roots) -> Result<Content, FileFault> {
+        let entry = self.files.manifest.entry(cursor.file).ok_or(FileFault::NoSuchBlock)?;
         if let Some(text) = entry.has_extra().then(|| entry.extra().git_config).flatten() {
             // The walk made the size that of the text; another is no manifest of ours.
             return match text.len() as u64 == entry.size() {
-                true => Ok((at, Content::Text(text.into()))),
+                true => Ok(Content::Text(text.into())),
                 false => Err(FileFault::NoSuchBlock),
             };
         }
-        let root = root(&self.files, roots, at)?;
-        Ok((at, Content::File(self.files.open(root, path.as_bytes(), entry)?)))
+        let root = root(&self.files, roots, cursor.root)?;
+        Ok(Content::File(self.files.open(root, cursor.path.as_bytes(), &entry)?))
+    }
+
+    /// True when it is worth looking for the file: its root is there, and it is not where it was last seen.
+    fn is_missing(&self, cursor: &Cursor, roots: &mut Roots) -> bool {
+        let entry = self.files.manifest.entry(cursor.file);
+        entry
+            .zip(root(&self.files, roots, cursor.root).ok())
+            .is_some_and(|(entry, root)| self.files.is_missing(root, cursor.path.as_bytes(), &entry))
     }
 }
 

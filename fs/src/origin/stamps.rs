@@ -12,6 +12,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -159,6 +160,18 @@ impl Stamps {
         Ok(Stamp::decode(&bytes))
     }
 
+    /// The stamps of consecutive entries.
+    pub(crate) fn range(&self, entries: Range<u32>) -> io::Result<Vec<Stamp>> {
+        let Some(last) = entries.end.checked_sub(1).filter(|last| *last >= entries.start) else {
+            return Ok(Vec::new());
+        };
+        self.offset(EntryIndex(last))?;
+        let mut bytes = vec![0; entries.len() * RECORD_BYTES as usize];
+        self.file.read_exact_at(&mut bytes, self.offset(EntryIndex(entries.start))?)?;
+        let (records, _) = bytes.as_chunks::<{ RECORD_BYTES as usize }>();
+        Ok(records.iter().map(Stamp::decode).collect())
+    }
+
     /// Puts another version in the place of the one that was meant.
     pub(crate) fn set(&self, entry: EntryIndex, stamp: &Stamp) -> io::Result<()> {
         self.file.write_all_at(&stamp.encode(), self.offset(entry)?)
@@ -200,6 +213,13 @@ mod tests {
         assert_eq!(stamps.get(EntryIndex(1)).unwrap(), Stamp { ctime, ..stamp(1) });
         assert_eq!(stamps.get(EntryIndex(0)).unwrap(), stamp(0));
         assert!(stamps.get(EntryIndex(3)).is_err());
+        let range =
+            |range| stamps.range(range).map(|stamps| stamps.iter().map(|s| s.device).collect::<Vec<_>>());
+        assert_eq!(
+            (range(0..3).unwrap(), range(2..3).unwrap(), range(3..3).unwrap()),
+            (vec![0, 1, 2], vec![2], vec![])
+        );
+        assert!(range(2..4).is_err());
         for (entries, snapshot) in [(2, snapshot), (3, SnapshotId(Digest([8; 32])))] {
             let error = Stamps::open(&path, entries, snapshot).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);

@@ -16,6 +16,7 @@ use crate::ordinary_user;
 use crate::origin::{Delivery, FileFault, Run};
 
 mod changes;
+mod moved;
 mod passes;
 mod races;
 
