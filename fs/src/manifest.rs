@@ -43,6 +43,7 @@ pub use fetch::{FetchError, Fetched, fetch};
 pub use left_out::{LEFT_OUT_MAX, LeftOut, LeftOutList, LeftOutReason};
 pub use receive::Receiver;
 use record::{PREAMBLE_BYTES, Preamble, RECORD_BYTES, Record, record_offset};
+pub(crate) use rules::check_version;
 
 /// Entries in a manifest at most: records of 4 GiB, more than any one machine's workspace and less than its disk.
 pub const ENTRIES_MAX: u32 = 1 << 26;

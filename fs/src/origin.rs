@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use crate::digest::{BLOCK_BYTES, BlockIndex, Digest, block_count};
 use crate::manifest::{EntryIndex, SnapshotId};
 
+mod anew;
 mod files;
 mod lease;
 pub mod local;
@@ -25,9 +26,11 @@ mod reader;
 mod rest;
 mod search;
 pub(crate) mod stamps;
+mod take;
 mod version;
 mod whereabouts;
 
+pub use anew::{Anew, Anews, FileVersion, KEPT_BLOCKS_MAX, NAMES_MAX, TakeAnew, VERSION_BYTES_MAX, Version};
 pub use local::LocalOrigin;
 pub use pool::ReadPool;
 
@@ -225,8 +228,22 @@ pub trait Origin: fmt::Debug + Send + Sync + 'static {
     /// [`Delivery::End`] or [`Delivery::Fault`].
     fn read_ranges(&self, ranges: Vec<BlockRange>, class: Class) -> Deliveries;
 
+    /// What has become of a file that changed, and its content as it is now. The answer ends with what is there, where
+    /// that has no content, else with [`Anew::End`] or [`Anew::Fault`]. An origin that knows nothing of it answers with
+    /// [`OriginError::Invalid`].
+    fn take_anew(&self, _wanted: TakeAnew, _class: Class) -> Anews {
+        refused("this origin knows of one version only")
+    }
+
     /// Whether it answers at present, and news of it.
     fn availability(&self) -> watch::Receiver<Availability>;
+}
+
+fn refused<T>(why: &str) -> mpsc::Receiver<Result<T, OriginError>> {
+    let (sender, receiver) = mpsc::channel(1);
+    // The channel is new and has room.
+    let _ = sender.try_send(Err(OriginError::Invalid(why.into())));
+    receiver
 }
 
 #[cfg(test)]

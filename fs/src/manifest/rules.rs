@@ -3,7 +3,7 @@
 use super::frame::{Head, WireEntry};
 use super::{
     ENTRIES_MAX, Extra, FILE_BYTES_MAX, Flags, GIT_CONFIG_BYTES_MAX, HOLES_MAX, Kind, ManifestError, Meta,
-    ROOTS_MAX, TARGET_BYTES_MAX, XATTR_BYTES_MAX,
+    Mtime, ROOTS_MAX, TARGET_BYTES_MAX, XATTR_BYTES_MAX,
 };
 use crate::name::EntryName;
 
@@ -40,6 +40,18 @@ pub(super) fn check_roots(meta: &Meta, roots: usize) -> Result<(), ManifestError
         true => invalid("two roots have one path"),
         false => Ok(()),
     }
+}
+
+/// Checks the metadata of a file's or symlink's further version.
+pub(crate) fn check_version(
+    kind: Kind,
+    mode: u16,
+    size: u64,
+    mtime: Mtime,
+    extra: Extra,
+) -> Result<(), ManifestError> {
+    let (name, extra) = (Vec::new(), Some(Box::new(extra)));
+    check_entry(&WireEntry { name, kind, mode, size, mtime, nlink: 1, link: None, flags: 0, extra })
 }
 
 /// Checks one entry by itself; what concerns its neighbours, the appender checks.

@@ -39,9 +39,11 @@ mod target;
 mod workers;
 mod xattr;
 
+pub(crate) use content::holes;
 use listing::{Directory, Listed};
 pub use root::DirectoryId;
 use root::Root;
+pub(crate) use xattr::read_open as open_xattrs;
 
 /// The manifest's name in the directory of a snapshot.
 pub const MANIFEST_FILE: &str = "manifest";

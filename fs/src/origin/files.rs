@@ -349,6 +349,15 @@ impl AsFd for OpenRoot {
 }
 
 impl OpenFile {
+    /// A file of `blocks` blocks, which is not one of the snapshot's.
+    pub(super) fn new(file: File, inode: EntryIndex, size: u64, blocks: Range<u64>) -> Self {
+        Self { file, inode, size, blocks }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// The content of `count` blocks from `first` on; a file that ends before is [`FileFault::Changed`].
     pub(super) fn bytes(&self, first: BlockIndex, count: u64) -> Result<Vec<u8>, FileFault> {
         let end = BlockIndex(first.0 + count - 1).bytes_in(self.size).end;

@@ -26,8 +26,8 @@ use super::stamps::Stamps;
 use super::version::HOT;
 use super::whereabouts::Whereabouts;
 use super::{
-    Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, FILES_PER_REQUEST_MAX, Frames,
-    Origin, OriginError, RANGE_BLOCKS_MAX, RANGES_PER_REQUEST_MAX,
+    Anews, Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, FILES_PER_REQUEST_MAX,
+    Frames, Origin, OriginError, RANGE_BLOCKS_MAX, RANGES_PER_REQUEST_MAX, TakeAnew, refused, take,
 };
 use crate::digest_file::DigestFile;
 use crate::manifest::walk::{MANIFEST_FILE, STAMPS_FILE};
@@ -207,6 +207,23 @@ impl Origin for LocalOrigin {
         self.deliver(ranges.into_iter().map(Want::Part).collect(), class)
     }
 
+    fn take_anew(&self, wanted: TakeAnew, class: Class) -> Anews {
+        if !wanted.is_within_limits() {
+            return refused("more ranges than one request may name");
+        }
+        let (sender, anews) = mpsc::channel(DELIVERIES_AHEAD);
+        let (files, pool) = (self.files.clone(), self.pool.clone());
+        let take = take::Take { files, pool, whereabouts: self.whereabouts.clone(), wanted, class };
+        tokio::spawn(async move {
+            let closed = sender.clone();
+            tokio::select! {
+                () = take.run(&sender) => {}
+                () = closed.closed() => {}
+            }
+        });
+        anews
+    }
+
     fn availability(&self) -> watch::Receiver<Availability> {
         self.availability.subscribe()
     }
@@ -215,13 +232,6 @@ impl Origin for LocalOrigin {
 async fn lost<T>(sender: &mpsc::Sender<Result<T, OriginError>>) {
     // Nobody may be listening any more.
     let _ = sender.send(Err(OriginError::Gone("a read of a local file broke off".into()))).await;
-}
-
-fn refused<T>(why: &str) -> mpsc::Receiver<Result<T, OriginError>> {
-    let (sender, receiver) = mpsc::channel(1);
-    // The channel is new and has room.
-    let _ = sender.try_send(Err(OriginError::Invalid(why.into())));
-    receiver
 }
 
 #[cfg(test)]

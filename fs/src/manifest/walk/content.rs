@@ -93,7 +93,7 @@ fn config(file: &File) -> io::Result<(Extra, Option<LeftOutReason>)> {
 }
 
 /// The holes of a file of `size` bytes: all, or the largest [`HOLES_MAX`].
-fn holes(file: &File, size: u64) -> Vec<Range<u64>> {
+pub(crate) fn holes(file: &File, size: u64) -> Vec<Range<u64>> {
     let mut holes = Vec::new();
     let mut at = 0;
     while holes.len() < HOLES_SEEN_MAX {

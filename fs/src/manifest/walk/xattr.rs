@@ -1,5 +1,6 @@
 //! Extended attributes: the user's travel, the others are dropped.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rustix::io::Errno;
@@ -20,7 +21,7 @@ const POLICY: [&[u8]; 6] = [
 ];
 
 /// Names and values.
-pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The user xattrs of what lies at `path` (its last component is not followed), sorted by name.
 ///
@@ -30,7 +31,7 @@ pub(super) fn read(path: &[u8], without_xattrs: &AtomicBool, left_out: &mut Vec<
     if without_xattrs.load(Relaxed) {
         return Vec::new();
     }
-    let names = match list(path) {
+    let names = match list(|buffer| rustix::fs::llistxattr(path, buffer)) {
         Ok(names) if names.is_empty() => return Vec::new(),
         Ok(names) => names,
         Err(Errno::NOTSUP) => {
@@ -44,7 +45,7 @@ pub(super) fn read(path: &[u8], without_xattrs: &AtomicBool, left_out: &mut Vec<
     if others.iter().any(|name| !POLICY.contains(name)) {
         left_out.push(LeftOutReason::Xattr);
     }
-    match values(path, &user) {
+    match values(&user, |name, value| rustix::fs::lgetxattr(path, name, value)) {
         Ok(Some(xattrs)) => xattrs,
         Ok(None) => {
             left_out.push(LeftOutReason::Limit("more than 64 KiB of xattrs".into()));
@@ -52,6 +53,18 @@ pub(super) fn read(path: &[u8], without_xattrs: &AtomicBool, left_out: &mut Vec<
         }
         Err(error) => unreadable(error, left_out),
     }
+}
+
+/// The user xattrs of an open file, sorted by name: none where they are more than a manifest takes.
+pub(crate) fn read_open(file: &File) -> Result<Xattrs, Errno> {
+    let names = match list(|buffer| rustix::fs::flistxattr(file, buffer)) {
+        Ok(names) => names,
+        Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let user: Vec<_> = names.split(|byte| *byte == 0).filter(|name| travels(name)).collect();
+    let values = values(&user, |name, value| rustix::fs::fgetxattr(file, name, value))?;
+    Ok(values.unwrap_or_default())
 }
 
 fn travels(name: &[u8]) -> bool {
@@ -66,13 +79,13 @@ fn unreadable(error: Errno, left_out: &mut Vec<LeftOutReason>) -> Xattrs {
     Vec::new()
 }
 
-fn list(path: &[u8]) -> Result<Vec<u8>, Errno> {
+fn list(of: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
     let mut short = [0; 512];
-    match rustix::fs::llistxattr(path, &mut short) {
+    match of(&mut short) {
         Ok(length) => Ok(short[..length].to_vec()),
         Err(Errno::RANGE) => {
             let mut long = vec![0; LIST_BYTES_MAX];
-            let length = rustix::fs::llistxattr(path, long.as_mut_slice())?;
+            let length = of(&mut long)?;
             long.truncate(length);
             Ok(long)
         }
@@ -81,11 +94,14 @@ fn list(path: &[u8]) -> Result<Vec<u8>, Errno> {
 }
 
 /// The values of `names`, sorted by name; `None` when they are too long together.
-fn values(path: &[u8], names: &[&[u8]]) -> Result<Option<Xattrs>, Errno> {
+fn values(
+    names: &[&[u8]],
+    of: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,
+) -> Result<Option<Xattrs>, Errno> {
     let (mut xattrs, mut bytes) = (Vec::new(), 0);
     let mut value = vec![0; if names.is_empty() { 0 } else { XATTR_BYTES_MAX }];
     for name in names {
-        let length = match rustix::fs::lgetxattr(path, *name, value.as_mut_slice()) {
+        let length = match of(name, &mut value) {
             Ok(length) => length,
             Err(Errno::NODATA) => continue,
             Err(error) => return Err(error),

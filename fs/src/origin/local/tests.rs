@@ -15,6 +15,7 @@ use crate::manifest::{Kind, frame::Frames as Stream};
 use crate::ordinary_user;
 use crate::origin::{Delivery, FileFault, Run};
 
+mod anew;
 mod changes;
 mod moved;
 mod passes;
