@@ -109,8 +109,7 @@ fn replicated(replica: Replica, below: &Path) -> Result<LocalWorkspace, ApiError
         |root: crate::api::wire::ReplicaRoot| Root { origin: root.origin.into(), here: root.local.into() };
     let roots: Vec<_> = replica.roots.into_iter().map(root).collect();
     let start = start(&roots, below);
-    // What is mounted is mounted read-only.
-    let writable = replica.state == ReplicaState::Settled;
+    let writable = replica.kind == ReplicaKind::Clone;
     Ok(LocalWorkspace { roots, writable, also_at: Some(replica.directory.into()), start })
 }
 

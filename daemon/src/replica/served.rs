@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use twinshare_fs::filesystem::{Owner, TreeView};
+use twinshare_fs::filesystem::{CloneTree, Owner, Tree, TreeView};
 use twinshare_fs::fuse::{MountError, MountOptions, MountedRoot, UnmountError};
 use twinshare_fs::manifest::{self, Arrival, EntryIndex, FetchError, LeftOut, Manifest};
 use twinshare_fs::origin::{Availability, OriginError};
@@ -82,11 +82,11 @@ impl Served {
         let mut mounts = Vec::new();
         let mut outcome = Ok(());
         for (root, index) in roots.iter().zip(0u32..) {
-            let view = TreeView::new(replica.clone(), EntryIndex(index), Owner::of_this_process());
+            let tree = tree(&replica, EntryIndex(index));
             outcome = if cancel.is_cancelled() {
                 Err(Failure::Cancelled)
             } else {
-                mount(host, &spec, view, &root.local).await.map(|mounted| mounts.push(Arc::new(mounted)))
+                mount(host, &spec, tree, &root.local).await.map(|mounted| mounts.push(Arc::new(mounted)))
             };
             if outcome.is_err() {
                 break;
@@ -276,6 +276,7 @@ impl Opened {
         let mut config = ReplicaConfig::new(layout);
         config.when_gone = spec.when_gone;
         config.hydrate = spec.kind == ReplicaKind::Clone;
+        config.is_writable = config.hydrate;
         let (runtime, state, noted) = (Handle::current(), host.home.replica(&spec.id), roots.clone());
         let replica = blocking(move || {
             spec::save_roots(&state, &noted).map_err(|error| Failure::Other(chain(&error)))?;
@@ -286,13 +287,22 @@ impl Opened {
     }
 }
 
-async fn mount(host: &Host, spec: &Spec, view: TreeView, at: &str) -> Result<MountedRoot, Failure> {
+/// What is mounted for a root: the workspace of a clone can be changed, all else cannot.
+fn tree(replica: &Arc<Replica>, root: EntryIndex) -> Tree {
+    let owner = Owner::of_this_process();
+    match replica.names().filter(|_| root.0 == 0) {
+        Some(names) => CloneTree::new(replica.clone(), names.clone(), owner).into(),
+        None => TreeView::new(replica.clone(), root, owner).into(),
+    }
+}
+
+async fn mount(host: &Host, spec: &Spec, tree: Tree, at: &str) -> Result<MountedRoot, Failure> {
     let name = format!("{}/{}", spec.peer_name, spec.workspace);
     let options = MountOptions { name, allow_other: false };
     let (mounter, at, runtime) = (host.mounter.clone(), PathBuf::from(at), Handle::current());
     blocking(move || {
         std::fs::create_dir_all(&at).map_err(|error| Failure::Directory(error.to_string()))?;
-        mounter.mount(view, &at, &options, runtime).map_err(from_mount)
+        mounter.mount(tree, &at, &options, runtime).map_err(from_mount)
     })
     .await
 }
