@@ -73,6 +73,29 @@ impl BlockSet {
             || range.into_iter().all(|block| self.contains(block))
     }
 
+    /// The first block of `range` that is not in it. Costs the stretches of `range` that are wholly or partly in it.
+    pub(super) fn first_absent(&self, range: Range<u64>) -> Option<u64> {
+        let mut at = range.start;
+        while at < range.end.min(self.blocks) {
+            let next = match &self.bits {
+                Bits::Few(bits) => at + u64::from((bits >> at).trailing_ones()),
+                Bits::Many(stretches) => match stretches.get(&(at / STRETCH)) {
+                    None => return Some(at),
+                    Some(Stretch::Whole) => (at / STRETCH + 1) * STRETCH,
+                    Some(Stretch::Part(words)) => {
+                        let (word, bit) = (at % STRETCH / WORD, at % WORD);
+                        at + u64::from((words[word as usize] >> bit).trailing_ones())
+                    }
+                },
+            };
+            if next == at {
+                return Some(at);
+            }
+            at = next;
+        }
+        Some(at.min(self.blocks).max(range.start)).filter(|at| *at < range.end)
+    }
+
     /// Adds `range`, as far as the file has it; returns how many blocks were new.
     pub(super) fn insert(&mut self, range: Range<u64>) -> u64 {
         let range = range.start..range.end.min(self.blocks);
@@ -258,6 +281,11 @@ mod tests {
             }
             for block in 0..blocks + 5 {
                 prop_assert_eq!(set.contains(block), model.contains(&block), "{}", block);
+            }
+            for start in (0..blocks + 5).step_by(61) {
+                let range = start..start + 5000;
+                let absent = range.clone().find(|block| !model.contains(block));
+                prop_assert_eq!(set.first_absent(range.clone()), absent, "{:?}", range);
             }
             prop_assert_eq!(set.contains_all(0..blocks), model.len() as u64 == blocks);
             set.insert(0..blocks);

@@ -279,14 +279,33 @@ impl Inode {
 
     /// The blocks in `range` that are neither here nor asked for.
     pub(super) fn missing(&self, blocks: &Blocks, range: Range<u64>) -> Vec<Range<u64>> {
-        let range = range.start..range.end.min(blocks.present.blocks());
-        runs(range.filter(|block| self.is_missing(blocks, *block) && !blocks.coming.contains_key(block)))
+        let all = self.all_missing(blocks, range);
+        runs(all.filter(|block| !blocks.coming.contains_key(block)))
+    }
+
+    /// The missing blocks in `range`. Costs nothing for what is a hole, or here, in long stretches.
+    fn all_missing(&self, blocks: &Blocks, range: Range<u64>) -> impl Iterator<Item = u64> {
+        let end = range.end.min(blocks.present.blocks());
+        let next = move |from| self.next_missing(&blocks.present, from..end);
+        std::iter::successors(next(range.start), move |block| next(block + 1))
+    }
+
+    /// The first block in `range` that is missing where these are present.
+    pub(super) fn next_missing(&self, present: &BlockSet, range: Range<u64>) -> Option<u64> {
+        let (mut from, end) = (range.start, range.end.min(present.blocks()));
+        for hole in self.holes_in(from..end) {
+            if let Some(block) = present.first_absent(from..hole.start.min(end)) {
+                return Some(block);
+            }
+            from = from.max(hole.end);
+        }
+        present.first_absent(from..end)
     }
 
     /// The first blocks from `from` on that are not on the disk, `count` at most; `None` when all are.
     pub(super) fn first_missing(&self, blocks: &Blocks, from: u64, count: u64) -> Option<Range<u64>> {
         let end = blocks.present.blocks();
-        let start = (from..end).find(|block| self.is_missing(blocks, *block))?;
+        let start = self.next_missing(&blocks.present, from..end)?;
         let past = (start..end.min(start + count)).find(|block| !self.is_missing(blocks, *block));
         Some(start..past.unwrap_or(end.min(start + count)))
     }

@@ -67,13 +67,11 @@ impl Map<'_> {
     fn stretch(&self, at: u64, seek: Seek) -> Result<(Option<u64>, u64), Errno> {
         let first = BlockIndex::containing(at).0;
         let blocks = self.present.blocks();
-        let is_missing =
-            |block: u64| block < blocks && !self.present.contains(block) && !self.inode.is_hole(block);
-        if is_missing(first) {
+        let next = self.inode.next_missing(&self.present, first..blocks);
+        if next == Some(first) {
             let end = BlockIndex(first + 1).offset().min(self.inode.remote()).min(self.size);
             return Ok((self.of_origin(at, end, seek), end.max(at + 1)));
         }
-        let next = (first..blocks).find(|block| is_missing(*block));
         let end = next.map_or(self.size, |block| BlockIndex(block).offset().min(self.size));
         Ok((self.of_disk(at, seek)?, end))
     }

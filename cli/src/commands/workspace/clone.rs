@@ -17,10 +17,10 @@ use super::list::full_name;
 
 /// Get a copy of somebody's workspace.
 ///
-/// The copy can be used at once: names, sizes and times are there, contents are fetched when they are read. It stays
-/// the version it was when it was made, whatever changes at its origin. What is missing is fetched in the background; once
-/// everything is here and nobody uses it, it becomes an ordinary directory. Until then it can only be read. A clone
-/// that is there already is left as it is, and told of; JSON then has `was_there`.
+/// The copy can be used and changed at once: names, sizes and times are there, contents are fetched when they are read.
+/// What is changed stays here. What is missing is fetched in the background; once everything is here and nobody uses it,
+/// it becomes an ordinary directory. A clone that is there already is left as it is, and told of; JSON then has
+/// `was_there`.
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
   twinshare workspace clone demo
