@@ -11,6 +11,8 @@ mod shell;
 mod unmount;
 mod workspace;
 
+pub(crate) use workspace::full_name;
+
 use std::process::ExitCode;
 
 use clap::{Command as Definition, CommandFactory, FromArgMatches, Parser, Subcommand};

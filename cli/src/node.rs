@@ -18,6 +18,12 @@ pub(crate) fn wait<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
+/// Leaves the directory in which this process was started: one that asks for the end of a mount must not be among those
+/// who use it. To be called once no relative path is looked at any more.
+pub(crate) fn leave_directory() -> Result<()> {
+    Ok(std::env::set_current_dir("/")?)
+}
+
 /// A path as the node takes it: absolute, without links as far as it exists, and UTF-8.
 ///
 /// What is at the end is not looked at if it cannot be: it may be a mount that is dead.

@@ -8,6 +8,7 @@ use std::path::Path;
 use twinshare_daemon::api::wire::{Replica, ReplicaKind, Workspace};
 use twinshare_daemon::client::Client;
 
+use crate::commands::full_name;
 use crate::error::{Error, Kind, Result};
 use crate::node::absolute;
 use crate::text::shown;
@@ -42,12 +43,45 @@ pub(crate) async fn find(client: &Client, text: &str, wanted: impl Fn(&Found) ->
 /// The one clone that `text` names.
 pub(crate) async fn clone(client: &Client, text: &str) -> Result<Replica> {
     let is_clone = |found: &Found| matches!(found, Found::Replica(_)) && !found.is_mount();
-    let what = match find(client, text, is_clone).await? {
-        Found::Replica(replica) if replica.kind == ReplicaKind::Clone => return Ok(*replica),
-        Found::Replica(_) => "mount",
-        Found::Workspace(_) => "workspace of this machine",
+    match find(client, text, is_clone).await? {
+        Found::Replica(replica) if replica.kind == ReplicaKind::Clone => Ok(*replica),
+        other => Err(not_a_clone(text, &other)),
+    }
+}
+
+/// Why something else does not become complete, and what does.
+fn not_a_clone(text: &str, other: &Found) -> Error {
+    let (what, hint) = match other {
+        Found::Replica(mount) => (
+            "a mount, not a clone: it fetches what is read, and stays a mount",
+            format!(
+                "`twinshare workspace clone {}` gets a copy that becomes complete, and an ordinary directory",
+                shown(&full_name(mount))
+            ),
+        ),
+        Found::Workspace(workspace) => (
+            "a workspace of this machine, not a clone: it is an ordinary directory, and all of it is here",
+            format!("`twinshare workspace show {}` shows it", shown(&workspace.name)),
+        ),
     };
-    Err(Error::new(Kind::Usage, format!("{} is a {what}, not a clone", shown(text))))
+    Error::new(Kind::Usage, format!("{} is {what}", shown(text))).hint(hint)
+}
+
+/// The one clone or mount that `text` names. Where a clone and mounts of one workspace have the name, it is the clone, of
+/// which there is more to tell; the directories of the mounts come along.
+pub(crate) async fn clone_or_mount(client: &Client, text: &str) -> Result<(Found, Vec<String>)> {
+    if names_directory(text) {
+        return Ok((find(client, text, |_| true).await?, Vec::new()));
+    }
+    let is_replica = |found: &Found| matches!(found, Found::Replica(_));
+    let called: Vec<_> = all(client).await?.into_iter().filter(|found| found.is_called(text)).collect();
+    let has_clone = called.iter().any(|found| is_replica(found) && !found.is_mount());
+    if !has_clone {
+        return Ok((find(client, text, is_replica).await?, Vec::new()));
+    }
+    let mounts = called.iter().filter(|found| found.is_mount()).map(|mount| mount.directory().to_owned());
+    let mounts = mounts.collect();
+    Ok((find(client, text, |found| is_replica(found) && !found.is_mount()).await?, mounts))
 }
 
 /// True for what can only be a directory.
@@ -142,5 +176,11 @@ mod tests {
         let several = one("a", vec![workspace("a"), workspace("b")]).unwrap_err();
         assert!(several.to_string().contains("is the name of several: /w/a, /w/b"), "{several}");
         assert!(workspace("a").is_called("a") && !workspace("a").is_called("x/a"));
+    }
+
+    #[test]
+    fn what_does_not_settle_is_told_with_what_does() {
+        let error = not_a_clone("a", &workspace("a")).to_string();
+        assert!(error.contains("all of it is here") && error.contains("workspace show a"), "{error}");
     }
 }

@@ -39,12 +39,15 @@ impl Unmount {
                         .hint("it can be used, moved and deleted as any other"));
                 }
                 Found::Replica(replica) => {
-                    let command =
-                        format!("`twinshare workspace rm {}` forgets it", shown(&replica.directory));
+                    let command = format!(
+                        "`twinshare workspace rm {}` ends it and deletes what was fetched of it",
+                        shown(&replica.directory)
+                    );
                     return Err(self.not_a_mount("clone").hint(command));
                 }
                 Found::Workspace(_) => return Err(self.not_a_mount("workspace of this machine")),
             };
+            node::leave_directory()?;
             client.unmount(&replica.id).await?;
             line(format!("{} is unmounted", shown(&replica.directory)))
         })?;

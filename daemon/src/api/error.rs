@@ -131,6 +131,16 @@ pub enum ApiError {
     /// The directory cannot become a workspace.
     #[error(transparent)]
     Create(#[from] CreateError),
+    /// The directory is a clone that has settled.
+    #[error("{directory} is a clone of {workspace} that has settled{}", lacking_text(*companions))]
+    IsClone {
+        /// The directory.
+        directory: String,
+        /// Of what, as `PEER/NAME`.
+        workspace: String,
+        /// How many companions the node keeps for it.
+        companions: usize,
+    },
     /// A workspace cannot be used as it is.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
@@ -217,6 +227,16 @@ fn silent_text(silent: &[String]) -> String {
             silent.len() - SILENT_SHOWN_MAX
         ),
         silent => format!("; no answer from {}", silent.join(", ")),
+    }
+}
+
+fn lacking_text(companions: usize) -> String {
+    match companions {
+        0 => String::new(),
+        1 => "; a workspace made of it would lack the companion that the node keeps for it".to_owned(),
+        many => {
+            format!("; a workspace made of it would lack the {many} companions that the node keeps for it")
+        }
     }
 }
 

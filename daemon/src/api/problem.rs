@@ -157,6 +157,13 @@ impl ApiError {
             Self::Call { error, .. } => peer::call_kind(error),
             Self::Registry(error) => workspace::registry_kind(error),
             Self::Create(error) => workspace::create_kind(error),
+            Self::IsClone { .. } => kind(
+                StatusCode::CONFLICT,
+                "is_clone",
+                "Directory is a clone",
+                "it can be used as it is, also with `twinshare run DIR`; to make a workspace of your own of it all the \
+                 same, forget the clone first: `twinshare workspace rm DIR` leaves the files",
+            ),
             Self::Workspace(error) => workspace::workspace_kind(error),
             Self::Share(error) => workspace::share_kind(error),
             Self::NotHere(_) => kind(

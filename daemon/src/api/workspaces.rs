@@ -10,8 +10,8 @@ use super::may_end::problems;
 use super::replicas::absolute;
 use super::routes::Shared;
 use super::wire::{
-    Companion, CreateWorkspace, CreatedWorkspace, LeavingLink, List, Requirement, Share, Workspace,
-    WorkspaceDetails,
+    Companion, CreateWorkspace, CreatedWorkspace, LeavingLink, List, ReplicaKind, ReplicaState, Requirement,
+    Share, Workspace, WorkspaceDetails,
 };
 use crate::registry::{RegistryError, ShareMode, ShareRecord, WorkspaceRecord};
 use crate::workspace::{self, Created, WorkspaceFile, WorkspaceName};
@@ -34,7 +34,7 @@ pub(super) async fn list(State(node): State<Shared>) -> Result<Json<List<Workspa
 problems! {
     /// Of a request to register a workspace.
     NotCreated {
-        409: "`name_taken`, `directory_taken`",
+        409: "`name_taken`, `directory_taken`, `is_clone`",
         422: "`invalid_name`, `relative_path`, `unusable_place`, `invalid_file`",
     }
 }
@@ -53,8 +53,28 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<CreatedWorkspace>), ApiError> {
     let directory = absolute(asked.directory)?;
     let name = asked.name.map(|name| name.parse()).transpose()?;
+    refuse_clone(&node, &directory).await?;
     let created = workspace::create(node.home(), node.registry(), &directory, name).await?;
     Ok((StatusCode::CREATED, Json(created_document(created)?)))
+}
+
+/// A settled clone is known here already. Beside it a workspace of the same directory could not be told from it, and what
+/// its file names as companions does not lie there on this machine.
+async fn refuse_clone(node: &Shared, directory: &std::path::Path) -> Result<(), ApiError> {
+    let asked = directory.to_owned();
+    // What cannot be looked at is refused with the reason by whoever makes the workspace.
+    let real = blocking(move || Ok(asked.canonicalize().unwrap_or(asked))).await?;
+    let clones = node.replicas().list(ReplicaKind::Clone).await.into_iter();
+    let mut settled = clones.filter(|clone| clone.state == ReplicaState::Settled);
+    let Some(clone) = settled.find(|clone| std::path::Path::new(&clone.directory) == real) else {
+        return Ok(());
+    };
+    let peer = clone.peer.name.as_deref().unwrap_or(&clone.peer.short_id);
+    Err(ApiError::IsClone {
+        workspace: format!("{peer}/{}", clone.workspace),
+        companions: clone.roots.len().saturating_sub(1),
+        directory: clone.directory,
+    })
 }
 
 problems! {

@@ -151,7 +151,7 @@ impl Replicas {
         if (there.kind, there.peer, &there.workspace) != (wanted.kind, wanted.peer, &wanted.workspace) {
             return Err(ReplicaError::Directory {
                 directory: there.mount_point,
-                reason: format!("{}/{} is there already; unmount it first", there.peer_name, there.workspace),
+                reason: format!("{}/{} is there already", there.peer_name, there.workspace),
             });
         }
         if self.note_settled(&there.id).await {
@@ -198,7 +198,12 @@ async fn resolved(directory: PathBuf) -> Result<PathBuf, ReplicaError> {
 /// Makes a mount point where there is none.
 async fn make_directory(directory: PathBuf) -> Result<(), ReplicaError> {
     let wanted = directory.clone();
-    let made = blocking(move || std::fs::create_dir_all(&wanted)).await;
+    let made = blocking(move || match std::fs::create_dir_all(&wanted) {
+        // What was to hold it has just been removed with the last other mount in it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => std::fs::create_dir_all(&wanted),
+        made => made,
+    })
+    .await;
     made.map_err(|error| ReplicaError::Directory { directory, reason: format!("it cannot be made: {error}") })
 }
 

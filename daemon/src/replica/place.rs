@@ -94,17 +94,17 @@ pub(super) fn check(home: &Home, place: &Path) -> Result<bool, String> {
     let said = |error: io::Error| error.to_string();
     for own in home.own_directories().map(|own| own.canonicalize().unwrap_or_else(|_| own.into())) {
         if place.starts_with(&own) || own.starts_with(place) {
-            return Err(format!("the node's own files lie in {}; choose another directory", own.display()));
+            return Err(format!("the node's own files lie in {}", own.display()));
         }
     }
     let views = home.files().join("peers");
     if views.canonicalize().unwrap_or(views).starts_with(place) {
-        return Err("mounts of peers' workspaces appear below it; choose another directory".into());
+        return Err("mounts of peers' workspaces appear below it".into());
     }
     let existing = place.ancestors().find(|above| fs::symlink_metadata(above).is_ok());
     let existing = existing.unwrap_or(Path::new("/"));
     if is_fuse(&rustix::fs::statfs(existing).map_err(|errno| errno.to_string())?) {
-        return Err("it lies on another FUSE mount; choose a directory on a local disk".into());
+        return Err("it lies on another FUSE mount, and not on a local disk".into());
     }
     if existing != place {
         return Ok(false);
@@ -114,7 +114,7 @@ pub(super) fn check(home: &Home, place: &Path) -> Result<bool, String> {
     }
     match fs::read_dir(place).map_err(said)?.next() {
         None => Ok(true),
-        Some(_) => Err("it is not empty; choose a directory that is empty or does not exist yet".into()),
+        Some(_) => Err("it is not empty".into()),
     }
 }
 
@@ -128,15 +128,24 @@ pub(super) fn remove(home: &Home, spec: &Spec) -> io::Result<()> {
             (ReplicaKind::Clone, Some(name)) => remove_tree(&spec.mount_point.join(name))?,
             (ReplicaKind::Clone, None) => {}
         }
-        remove_mount_point(spec);
+        remove_mount_point(home, spec);
     }
     remove_tree(&home.replica(&spec.id))
 }
 
-/// Removes the mount point where the node made it and nobody has put something into it.
-fn remove_mount_point(spec: &Spec) {
-    if spec.made_mount_point {
-        let _ = fs::remove_dir(&spec.mount_point);
+/// Removes the mount point where the node made it and nobody has put something into it. Under the browsing root the
+/// peer's directory goes with its last workspace.
+fn remove_mount_point(home: &Home, spec: &Spec) {
+    if !spec.made_mount_point || fs::remove_dir(&spec.mount_point).is_err() {
+        return;
+    }
+    let files = home.files().canonicalize().unwrap_or_else(|_| home.files().into());
+    let made_along =
+        spec.mount_point.ancestors().skip(1).take_while(|above| above.starts_with(files.join("peers")));
+    for above in made_along {
+        if fs::remove_dir(above).is_err() {
+            break;
+        }
     }
 }
 
@@ -225,6 +234,26 @@ mod tests {
         refused(&base, "own files");
         refused(&home.files().join("peers"), "appear below it");
         assert_eq!(check(&home, &home.files().join("peers/anna/demo")), Ok(false));
+    }
+
+    #[test]
+    fn a_peers_directory_goes_with_its_last_workspace() {
+        let (_directory, _, home) = bench();
+        let files = home.files().canonicalize().unwrap_or_else(|_| home.files().into());
+        let view = |workspace: &str| Spec {
+            kind: ReplicaKind::View,
+            mount_point: files.join("peers/anna").join(workspace),
+            made_mount_point: true,
+            ..spec(workspace)
+        };
+        let [one, two] = ["one", "two"].map(view);
+        for spec in [&one, &two] {
+            fs::create_dir_all(&spec.mount_point).unwrap();
+        }
+        remove(&home, &one).unwrap();
+        assert!(two.mount_point.exists() && !one.mount_point.exists());
+        remove(&home, &two).unwrap();
+        assert!(!files.join("peers").exists() && files.exists());
     }
 
     #[test]

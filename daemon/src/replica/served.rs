@@ -354,7 +354,10 @@ fn layout(places: &Places, spec: &Spec) -> Result<Layout, Failure> {
         None => Layout::view_in(&place::view_data(&places.home, &places.id)),
     };
     opened.map_err(|error| match error {
-        LayoutError::NotEmpty { .. } | LayoutError::InUse { .. } => Failure::Directory(error.to_string()),
+        LayoutError::NotEmpty { found, .. } => {
+            Failure::Directory(format!("it is not empty: it holds `{found}`"))
+        }
+        LayoutError::InUse { .. } => Failure::Directory(error.to_string()),
         LayoutError::Disk { .. } => Failure::Other(chain(&error)),
     })
 }

@@ -124,6 +124,6 @@ fn report_of<'r>(id: &str, reports: &'r Reports) -> Option<&'r Report> {
 }
 
 fn receipt(settled: &Settled) -> ReplicaReceipt {
-    let Receipt { directories, files, symlinks, bytes } = settled.receipt;
-    ReplicaReceipt { settled_at: settled.at, directories, files, symlinks, bytes }
+    let Receipt { directories, files, symlinks, bytes, companion_bytes } = settled.receipt;
+    ReplicaReceipt { settled_at: settled.at, directories, files, symlinks, bytes, companion_bytes }
 }

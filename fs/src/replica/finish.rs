@@ -76,6 +76,9 @@ pub struct Receipt {
     pub symlinks: u64,
     /// Bytes of the files.
     pub bytes: u64,
+    /// Those of them that are the companions'.
+    #[serde(default)]
+    pub companion_bytes: u64,
 }
 
 /// Finishes the trees of all roots. Blocks: some tens of µs a name, and as long as the disk takes to write back.
@@ -93,6 +96,8 @@ pub(super) fn finish(engine: &Arc<Engine>, names: Option<&Names>) -> Result<Rece
     let directories = engine.manifest.iter().filter(|entry| entry.kind() == Kind::Directory);
     for entry in directories.filter(is_wanted) {
         let directory = Directory::open(engine, &entry)?;
+        let (before, is_companions) =
+            (receipt.bytes, !engine.manifest.root_of(entry.index()).is_some_and(|root| root.0 == 0));
         let Listing::Known(children) = engine.manifest.children(entry.index()) else {
             return Err(FinishError::Manifest);
         };
@@ -101,6 +106,7 @@ pub(super) fn finish(engine: &Arc<Engine>, names: Option<&Names>) -> Result<Rece
             directory.place(&child, &mut receipt)?;
         }
         receipt.directories += 1;
+        receipt.companion_bytes += if is_companions { receipt.bytes - before } else { 0 };
     }
     let tops = directories::tops(layout, &engine.manifest)?;
     directories::apply(&engine.manifest, &tops, first, |mode| mode & OPEN == OPEN)?;

@@ -57,7 +57,7 @@ Nothing in here should be changed by hand. The workspace appears in its place ag
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
     /// It holds something else.
-    #[error("{} is not empty: it holds `{found}`; choose a directory that is empty or does not exist yet", .path.display())]
+    #[error("{} is not empty: it holds `{found}`", .path.display())]
     NotEmpty {
         /// The directory.
         path: PathBuf,

@@ -91,13 +91,7 @@ fn people_here(here: &Here) -> Result<()> {
 }
 
 fn people_remote(remote: &RemoteWorkspaces) -> Result<()> {
-    let mut table = Table::new(["NAME", "PEER", "SIZE", "DESCRIPTION"]);
-    for workspace in &remote.items {
-        let peer = told_apart(&workspace.peer, remote.items.iter().map(|other| &other.peer));
-        let size = workspace.bytes.map(bytes).unwrap_or_default();
-        table.row([&workspace.name, &peer, &size, workspace.description.as_deref().unwrap_or_default()]);
-    }
-    table.print("nobody offers a workspace")?;
+    offered(remote).print("nobody offers a workspace")?;
     if remote.items.is_empty() {
         note(
             "hint: `twinshare p2p discover` shows who is there; their owners share with `workspace share NAME --open`",
@@ -108,6 +102,26 @@ fn people_remote(remote: &RemoteWorkspaces) -> Result<()> {
         note(shown(&failure.detail))?;
     }
     Ok(())
+}
+
+/// What is offered. How large it is, a peer knows once somebody has mounted or cloned it: as long as no size is known,
+/// there is no column for it.
+fn offered(remote: &RemoteWorkspaces) -> Table {
+    let is_sized = remote.items.iter().any(|workspace| workspace.bytes.is_some());
+    let mut table = match is_sized {
+        true => Table::new(["NAME", "PEER", "SIZE", "DESCRIPTION"]),
+        false => Table::new(["NAME", "PEER", "DESCRIPTION"]),
+    };
+    for workspace in &remote.items {
+        let peer = told_apart(&workspace.peer, remote.items.iter().map(|other| &other.peer));
+        let description = workspace.description.as_deref().unwrap_or_default();
+        let size = workspace.bytes.map_or_else(|| "unknown".to_owned(), bytes);
+        match is_sized {
+            true => table.row([&workspace.name, &peer, &size, description]),
+            false => table.row([&workspace.name, &peer, description]),
+        }
+    }
+    table
 }
 
 /// A peer's name, with its short id where another of them has the name.

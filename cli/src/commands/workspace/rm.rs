@@ -16,7 +16,8 @@ use crate::text::{bytes, shown};
 ///
 /// A workspace of this machine: its share ends, its directory and files stay as they are. A clone: it is unmounted,
 /// what was fetched of it is deleted, and its directory with it unless that was there before; one that has settled is
-/// only forgotten, and its directory and files stay. A mount is removed with `twinshare unmount`.
+/// only forgotten, and its directory and files stay; its companions, which the node keeps, are deleted. A mount is
+/// removed with `twinshare unmount`.
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
   twinshare workspace rm demo
@@ -54,10 +55,8 @@ impl Rm {
                     if matches!(replica.state, ReplicaState::Settled | ReplicaState::Settling) =>
                 {
                     let directory = shown(&replica.directory);
-                    let keeps = "what the node keeps of it, its companions among it, goes";
-                    if !self
-                        .confirmed(&format!("forget the clone in {directory}? its files stay; {keeps}."))?
-                    {
+                    let goes = companions(&replica).unwrap_or_default();
+                    if !self.confirmed(&format!("forget the clone in {directory}? its files stay{goes}."))? {
                         return Ok(false);
                     }
                     client.remove_clone(&replica.id).await?;
@@ -106,10 +105,72 @@ impl Rm {
     }
 }
 
+/// What goes with a settled clone besides: its companions, where it has any.
+fn companions(clone: &Replica) -> Option<String> {
+    let number = clone.roots.len().checked_sub(1).filter(|number| *number > 0)?;
+    let size = clone.receipt.map(|receipt| receipt.companion_bytes).filter(|bytes| *bytes > 0);
+    let size = size.map(|size| format!(" ({})", bytes(size))).unwrap_or_default();
+    let paths: Vec<_> = clone.roots.iter().skip(1).map(|root| shown(&root.origin)).collect();
+    let paths = paths.join(", ");
+    let what = if number == 1 { "its companion".to_owned() } else { format!("its {number} companions") };
+    Some(format!(
+        "; {what}{size} {} deleted, and what leads into {paths}, as a virtual environment does, works no more",
+        if number == 1 { "is" } else { "are" }
+    ))
+}
+
 /// What a clone holds of its origin, as the user is asked and told about it.
 fn fetched(clone: &Replica) -> String {
     match clone.progress.as_ref().and_then(|progress| progress.bytes_resident) {
         Some(resident) => format!("what was fetched of it ({})", bytes(resident)),
         None => "what was fetched of it".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use twinshare_daemon::api::wire::{PeerRef, ReplicaReceipt, ReplicaRoot, UnixTime};
+
+    use super::*;
+
+    #[test]
+    fn what_goes_with_a_settled_clone_is_said() {
+        let clone = |companions: &[&str]| Replica {
+            id: "r".into(),
+            kind: ReplicaKind::Clone,
+            workspace: "demo".into(),
+            peer: PeerRef { id: "p".into(), short_id: "p".into(), name: None },
+            directory: "/d".into(),
+            state: ReplicaState::Settled,
+            detail: None,
+            when_gone: "wait".into(),
+            snapshot: None,
+            pid: None,
+            created_at: UnixTime(0),
+            was_there: false,
+            roots: ["/w"].iter().chain(companions).map(root).collect(),
+            progress: None,
+            left_out: None,
+            settling: None,
+            receipt: Some(ReplicaReceipt {
+                settled_at: UnixTime(0),
+                directories: 1,
+                files: 1,
+                symlinks: 0,
+                bytes: 30_000_000,
+                companion_bytes: 20_000_000,
+            }),
+        };
+        fn root(path: &&str) -> ReplicaRoot {
+            ReplicaRoot { origin: (*path).into(), local: (*path).into() }
+        }
+        assert_eq!(companions(&clone(&[])), None);
+        let one = companions(&clone(&["/opt/py"])).unwrap();
+        assert!(one.starts_with("; its companion (20 MB) is deleted, and what leads into /opt/py,"), "{one}");
+        let two = companions(&clone(&["/a", "/b"])).unwrap();
+        assert!(
+            two.starts_with("; its 2 companions (20 MB) are deleted, and what leads into /a, /b,"),
+            "{two}"
+        );
     }
 }

@@ -34,6 +34,7 @@ impl Settle {
         let settled = node::wait(async {
             let client = node::client()?;
             let clone = clone(&client, &self.name).await?;
+            node::leave_directory()?;
             Ok(client.settle_clone(&clone.id).await?)
         })?;
         self.format.print(&settled, |clone| {

@@ -1,11 +1,12 @@
 //! `twinshare workspace share`
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
 use twinshare_daemon::api::wire::{Check, CheckState};
 
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::node;
 use crate::output::{Format, line, note};
 use crate::text::shown;
@@ -31,7 +32,8 @@ pub(crate) struct Share {
 impl Share {
     pub(crate) fn run(self) -> Result {
         let open = self.open.then_some(true);
-        let share = node::wait(async { Ok(node::client()?.share_workspace(&self.name, open).await?) })?;
+        let share = node::wait(async { Ok(node::client()?.share_workspace(&self.name, open).await?) });
+        let share = share.map_err(|error| error.hint_if(Kind::NotFound, self.directory_meant()))?;
         let name = shown(&self.name);
         self.format.print(&share, |share| {
             match share.open {
@@ -49,6 +51,16 @@ impl Share {
         let checks = node::wait(async { Ok(node::client()?.doctor().await.unwrap_or_default()) })?;
         checks.iter().filter_map(closed).try_for_each(note)?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Share {
+    /// What to do where no workspace has the name, and a directory is called so.
+    fn directory_meant(&self) -> Option<String> {
+        let name = shown(&self.name);
+        Path::new(&self.name).is_dir().then(|| {
+            format!("`twinshare workspace create {name}` makes a workspace of that directory; share it by its name")
+        })
     }
 }
 

@@ -11,13 +11,14 @@ use twinshare_daemon::api::wire::{
 use super::list::{full_name, here_of_all, kind, state};
 use crate::error::{Error, Kind, Result};
 use crate::node;
-use crate::output::{Format, line};
-use crate::replicas::{Found, find};
+use crate::output::{Format, line, note};
+use crate::replicas::{Found, clone_or_mount};
 use crate::text::{bytes, count, date, shown, span};
 
 /// How a clone or mount does.
 ///
 /// How much of it is here, how fast the rest comes, and who keeps a complete clone from becoming an ordinary directory.
+/// Where a clone and a mount have the name, the clone is shown.
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
   twinshare workspace status demo
@@ -32,11 +33,10 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) fn run(self) -> Result {
-        let replica = node::wait(async {
-            let found =
-                find(&node::client()?, &self.name, |found| matches!(found, Found::Replica(_))).await?;
+        let (replica, mounts) = node::wait(async {
+            let (found, mounts) = clone_or_mount(&node::client()?, &self.name).await?;
             match found {
-                Found::Replica(replica) => Ok(replica),
+                Found::Replica(replica) => Ok((replica, mounts)),
                 Found::Workspace(workspace) => {
                     let name = shown(&workspace.name);
                     let error = Error::new(Kind::Usage, format!("{name} is a workspace of this machine"));
@@ -45,6 +45,7 @@ impl Status {
             }
         })?;
         self.format.print(&replica, |replica| people(replica))?;
+        mounts.iter().try_for_each(|mount| note(format!("also a mount: {}", shown(mount))))?;
         Ok(ExitCode::SUCCESS)
     }
 }

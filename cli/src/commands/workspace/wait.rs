@@ -56,6 +56,7 @@ impl Wait {
 
     async fn complete(&self, client: &Client) -> Result<Replica> {
         let (began, id) = (Instant::now(), clone(client, &self.name).await?.id);
+        node::leave_directory()?;
         let (bar, mut complete_since) = (progress::bytes_bar(), None);
         loop {
             let now = client.clone_status(&id).await?;

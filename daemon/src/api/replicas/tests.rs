@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::router;
-use crate::api::wire::{OperationState, Problem};
-use crate::node::testing::{Bench, LONG, PaperReplicas, bench, node};
+use crate::api::wire::{OperationState, Problem, ReplicaRoot, ReplicaState};
+use crate::node::testing::{Bench, LONG, PaperReplicas, bench, node, replica};
 use crate::node::{Node, RunningNode};
 
 /// A peer that offers `names` to everyone.
@@ -113,4 +113,23 @@ async fn a_name_that_is_not_unique_is_listed() {
     let (status, _, problem) = post(&fixture.node, "/mounts", json!({"workspace": "anna/demo"})).await;
     assert_eq!((status, problem["code"].as_str()), (StatusCode::BAD_GATEWAY, Some("peer_unreachable")));
     bob.stop().await;
+}
+
+#[tokio::test]
+async fn a_settled_clone_is_not_made_a_workspace_too() {
+    let at = tempfile::tempdir().unwrap();
+    let directory = at.path().canonicalize().unwrap().to_str().unwrap().to_owned();
+    let root = |path: &str| ReplicaRoot { origin: path.to_owned(), local: path.to_owned() };
+    let clone = Replica {
+        state: ReplicaState::Settled,
+        directory: directory.clone(),
+        roots: vec![root("/w"), root("/py")],
+        ..replica("r", ReplicaKind::Clone)
+    };
+    let fixture = node(PaperReplicas::of([clone])).await;
+    let (status, _, problem) = post(&fixture.node, "/workspaces", json!({"directory": directory})).await;
+    let problem: Problem = serde_json::from_value(problem).unwrap();
+    assert_eq!((status, problem.code.as_str()), (StatusCode::CONFLICT, "is_clone"));
+    assert!(problem.detail.contains("peer/demo") && problem.detail.contains("the companion"), "{problem:?}");
+    assert!(!at.path().join("twinshare.yaml").exists());
 }

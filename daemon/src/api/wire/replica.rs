@@ -135,6 +135,9 @@ pub struct ReplicaReceipt {
     pub symlinks: u64,
     /// Bytes of the files.
     pub bytes: u64,
+    /// Those of them that are the companions', which the node keeps and removes with the clone.
+    #[serde(default)]
+    pub companion_bytes: u64,
 }
 
 /// What a snapshot lacks of the tree it was taken of: what could not be read, lies on another filesystem, kept changing

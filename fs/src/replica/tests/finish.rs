@@ -165,7 +165,8 @@ async fn a_finished_tree_is_the_origins() {
     check_counts(&replica).await;
     let receipt = replica.finish().unwrap();
     check_counts(&replica).await;
-    assert_eq!((receipt.files, receipt.symlinks), (10, 2), "{receipt:?}");
+    let told = (receipt.files, receipt.symlinks, receipt.companion_bytes);
+    assert_eq!(told, (10, 2, b"interpreter".len() as u64), "{receipt:?}");
     check_plain(&pair.at("replica/tree"));
     let config = fs::read_to_string(pair.at("replica/tree/.git/config")).unwrap();
     assert!(!config.contains("fsmonitor") && config.contains("bare = false"), "{config}");
