@@ -14,6 +14,7 @@ use twinshare_daemon::{
 use twinshare_fs::{
     git,
     manifest::{Kind, Listing, Manifest, Receiver, frame},
+    origin::Version,
 };
 use twinshare_transport::{Identity, protocol};
 
@@ -151,6 +152,10 @@ fn request(bytes: &[u8]) {
 }
 
 fn answer(bytes: &[u8]) {
+    if let Ok(version) = Version::decode(bytes) {
+        let again = version.encode().and_then(|encoded| Version::decode(&encoded));
+        assert_eq!(again.ok(), Some(version), "a version is not read back");
+    }
     if let Ok(answer) = protocol::decode_answer(bytes) {
         let again = answer.encode().and_then(|encoded| protocol::decode_answer(&encoded));
         assert!(again.is_ok_and(|again| again == answer), "an answer changed by being written: {answer:?}");

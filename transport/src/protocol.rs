@@ -31,7 +31,7 @@
 //! A **message** is its length ([`LENGTH_BYTES`], little-endian), then one byte with its number, then its body in
 //! postcard format (varints, enum variants by their order, sequences with their length in front). The length counts
 //! number and body, and has a limit, [`REQUEST_BYTES_MAX`] or [`ANSWER_BYTES_MAX`], which is checked before anything
-//! is read or allocated. A body must take up its message exactly. Two messages announce a **payload**, raw bytes
+//! is read or allocated. A body must take up its message exactly. Three messages announce a **payload**, raw bytes
 //! directly behind them, whose length is in their body and has a limit too.
 //!
 //! Numbers are never used again for something else, and a body never changes: what is to be said differently gets a
@@ -51,6 +51,7 @@
 //! 4 read manifest  snapshot                   →  (manifest frame, payload)*
 //! 5 read files     snapshot, files,  class, compress  →  ((run, payload)* (end | fault))*
 //! 6 read ranges    snapshot, ranges, class, compress  →  ((run, payload)* (end | fault))*
+//! 10 take anew     snapshot, file, held, class, compress  →  version, payload, ((run, payload) | kept | reading)* (end | fault)
 //! ```
 //!
 //! each followed by *done*. 7 to 9 are kept for watching a workspace, returning a profile, and pairing.
@@ -65,6 +66,15 @@
 //!   **read ranges** names parts of files. Files or ranges are answered in the order asked, each with its runs in
 //!   ascending order and then an *end*, or a *fault* where it cannot be delivered (further). A file that is no longer
 //!   the version the snapshot names is a fault, never other bytes.
+//!
+//! - **Take anew** (since revision 2) asks what has become of a file that is no longer the version the snapshot names.
+//!   The first message is a *fault*, or a *version*, whose payload says what is there now
+//!   ([`Version`](twinshare_fs::origin::Version), in postcard format, under the rules of a manifest): a regular file with its metadata, a symbolic link, nothing, or
+//!   something that does not travel. Only a regular file has more: its blocks in ascending order, but those wholly in
+//!   holes, each in a run, or *kept*: named by its digest alone, which is the one that the snapshot binds for the same
+//!   place, where the client said that it holds the block. Digests are those of a file of the new size. *Reading* says that the
+//!   server is not done with reading the file for the first time. Only with *end* is what came one version; after a *fault*
+//!   it is worth nothing. A server of revision 1 refuses the request as not understood.
 //!
 //! A **run** is up to 16 consecutive blocks with a digest each: the block's value in the file's BLAKE3 tree
 //! ([`twinshare_fs::digest`]). Only a file's last block is shorter than 64 KiB. Where the client
@@ -86,6 +96,8 @@
 //! | message of a request, of an answer | [`REQUEST_BYTES_MAX`], [`ANSWER_BYTES_MAX`] |
 //! | payload of a run, of a manifest frame | 64 KiB a block and 16 blocks, [2 MiB and 16 KiB](twinshare_fs::manifest::frame::ENCODED_BYTES_MAX) |
 //! | files, ranges of a request | [1,024](twinshare_fs::origin::FILES_PER_REQUEST_MAX), [256](twinshare_fs::origin::RANGES_PER_REQUEST_MAX) of [4,096 blocks](twinshare_fs::origin::RANGE_BLOCKS_MAX) |
+//! | ranges held, of a request to take anew | [256](twinshare_fs::origin::RANGES_PER_REQUEST_MAX) |
+//! | payload of a version, digests of kept blocks | [512 KiB](twinshare_fs::origin::VERSION_BYTES_MAX), [64](twinshare_fs::origin::KEPT_BLOCKS_MAX) |
 //! | texts | [`TEXT_BYTES_MAX`], longer ones are cut; [`WORKSPACE_NAME_BYTES_MAX`] |
 //! | offers of a catalogue | [`OFFERS_MAX`] |
 //!
@@ -111,8 +123,8 @@ pub use text::{TEXT_BYTES_MAX, Text, is_plain};
 /// What TLS negotiates (RFC 7301): another major version is another name.
 pub const ALPN: &[u8] = b"twinshare/1";
 
-/// Which request and answer numbers a node knows; 1 is the first. Grows with every number that is added.
-pub const REVISION: u16 = 1;
+/// Which request and answer numbers a node knows; 1 is the first, 2 added *take anew*. Grows with every number that is added.
+pub const REVISION: u16 = 2;
 
 /// Bytes of the length before each message, little-endian.
 pub const LENGTH_BYTES: usize = 4;

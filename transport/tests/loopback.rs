@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout};
 use twinshare_fs::digest::{BlockIndex, Digest};
 use twinshare_fs::manifest::{EntryIndex, SnapshotId};
 use twinshare_fs::origin::{
-    Availability, BlockRange, Class, Deliveries, Delivery, FILES_PER_REQUEST_MAX, FileFault, OriginError,
+    Anew, Availability, BlockRange, Class, Deliveries, Delivery, FILES_PER_REQUEST_MAX, FileFault,
+    FileVersion, OriginError, TakeAnew, Version,
 };
 use twinshare_transport::protocol::{Hello, Refusal, Request};
 use twinshare_transport::{CallError, Client, Identity, PeerId, Remote, Server};
@@ -171,6 +172,51 @@ async fn files_and_ranges_arrive_as_they_are() {
     let expected = vec![bytes(4, 65536, 3 * 65536), bytes(4, 4 * 65536, 300_000), bytes(3, 0, 65536)];
     assert_eq!(collect(origin.read_ranges(ranges, Class::Demand)).await, Ok(expected));
     assert_eq!(collect(origin.read_files(vec![], Class::Bulk)).await, Ok(vec![]));
+}
+
+/// What arrives of an answer, and the error it ends with, if any.
+async fn take_anew(anew: Vec<Anew>, ends: Ends) -> (Vec<Anew>, Option<OriginError>) {
+    let pair = pair(Offering::new(Memory { anew, ends, ..Memory::new(files()) }));
+    let wanted = TakeAnew { entry: EntryIndex(4), held: vec![(BlockIndex(0), 1)] };
+    let mut items = pair.remote.origin(SNAPSHOT).take_anew(wanted.clone(), Class::Bulk);
+    let mut arrived = Vec::new();
+    while let Some(item) = timeout(SOON, items.recv()).await.unwrap() {
+        match item {
+            Ok(item) => arrived.push(item),
+            Err(error) => return (arrived, Some(error)),
+        }
+    }
+    let asked = pair.offering.asked.lock().unwrap();
+    assert!(matches!(&asked[..], [(_, Request::TakeAnew(take))] if take.wanted == wanted));
+    (arrived, None)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_file_arrives_as_it_is_now() {
+    let file = files()[4].clone();
+    let version = FileVersion {
+        size: file.len() as u64,
+        mtime: Default::default(),
+        mode: 0o600,
+        xattrs: (0..200).map(|i| (format!("user.{i:03}").into_bytes(), vec![7; 250])).collect(),
+        holes: vec![],
+        names: vec![EntryIndex(4)],
+    };
+    let is = Anew::Is(Version::File(version));
+    let kept = Anew::Kept { first: BlockIndex(0), digests: vec![Digest([1; 32])] };
+    let run = |first, after| Anew::Run(memory::run(EntryIndex(4), &file, first, after));
+    let all = vec![is.clone(), Anew::Reading(5), kept, run(1, 4), run(4, 5), Anew::End];
+    assert_eq!(take_anew(all.clone(), Ends::Well).await, (all.clone(), None));
+    for version in [Version::Absent, Version::Other] {
+        let only = vec![Anew::Is(version)];
+        assert_eq!(take_anew(only.clone(), Ends::Well).await, (only, None));
+    }
+    let faulty = vec![is, run(0, 4), Anew::Fault(FileFault::Unreadable("no".into()))];
+    assert_eq!(take_anew(faulty.clone(), Ends::Well).await, (faulty, None));
+    let (arrived, error) = take_anew(all.clone(), Ends::BreaksOff).await;
+    assert!(arrived == all[..3] && error.is_some(), "{error:?}");
+    assert!(take_anew(all[..5].to_vec(), Ends::Well).await.1.is_some());
+    assert_eq!(take_anew(all, Ends::Fails).await.1, Some(OriginError::SnapshotGone));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

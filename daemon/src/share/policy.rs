@@ -70,6 +70,7 @@ impl Policy {
             Request::ReadManifest(snapshot) => self.may_read(peer, *snapshot),
             Request::ReadFiles(read) => self.may_read(peer, read.snapshot),
             Request::ReadRanges(read) => self.may_read(peer, read.snapshot),
+            Request::TakeAnew(take) => self.may_read(peer, take.snapshot),
         }
     }
 
@@ -142,8 +143,10 @@ mod tests {
     use std::time::SystemTime;
 
     use twinshare_fs::digest::Digest;
+    use twinshare_fs::manifest::EntryIndex;
     use twinshare_fs::origin::Class;
-    use twinshare_transport::protocol::{Hello, OpenSnapshot, ReadFiles, ReadRanges, TreeSize};
+    use twinshare_fs::origin::TakeAnew;
+    use twinshare_transport::protocol::{Hello, OpenSnapshot, ReadFiles, ReadRanges, TakeAnewOf, TreeSize};
 
     use super::*;
     use crate::registry::ShareRecord;
@@ -234,7 +237,9 @@ mod tests {
         let (policy, snapshot, class, compress) = (policy(), id(snapshot), Class::Demand, false);
         let files = Request::ReadFiles(ReadFiles { snapshot, files: vec![], class, compress });
         let ranges = Request::ReadRanges(ReadRanges { snapshot, ranges: vec![], class, compress });
-        for request in [Request::ReadManifest(snapshot), files, ranges] {
+        let wanted = TakeAnew { entry: EntryIndex(1), held: vec![] };
+        let anew = Request::TakeAnew(TakeAnewOf { snapshot, wanted, class, compress });
+        for request in [Request::ReadManifest(snapshot), files, ranges, anew] {
             assert_eq!(policy.admit(near(peer), &request), expected, "{request:?}");
         }
         assert_eq!(policy.may_go_on(near(peer), snapshot), expected);

@@ -163,6 +163,7 @@ pub enum Anew {
 pub type Anews = mpsc::Receiver<Result<Anew, OriginError>>;
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "hole maps of one hole")]
 mod tests {
     use super::*;
 

@@ -9,11 +9,11 @@ use twinshare_fs::{
         NewEntry, SnapshotId, frame::Frames,
     },
     name::EntryName,
-    origin::{BlockRange, Class, FileFault},
+    origin::{BlockRange, Class, FileFault, TakeAnew},
 };
 use twinshare_transport::protocol::{
     Answer, Encoding, Hello, Offer, OpenSnapshot, ReadFiles, ReadRanges, Refusal, Request, RunHeader,
-    SnapshotInfo, Text, TreeSize,
+    SnapshotInfo, TakeAnewOf, Text, TreeSize,
 };
 
 /// Honest inputs of the decoder called `name`.
@@ -165,6 +165,12 @@ fn requests() -> Vec<Request> {
             class: Class::Demand,
             compress: false,
         }),
+        Request::TakeAnew(TakeAnewOf {
+            snapshot: snapshot(),
+            wanted: TakeAnew { entry: EntryIndex(7), held: vec![(BlockIndex(3), 4); 2] },
+            class: Class::Bulk,
+            compress: true,
+        }),
     ]
 }
 
@@ -192,5 +198,8 @@ fn answers() -> Vec<Answer> {
         }),
         Answer::End(EntryIndex(3)),
         Answer::Fault(EntryIndex(4), FileFault::Unreadable("denied".into())),
+        Answer::Version(300),
+        Answer::Kept(BlockIndex(9), vec![Digest([3; 32]); 2]),
+        Answer::Reading(1000),
     ]
 }

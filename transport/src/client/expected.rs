@@ -5,7 +5,7 @@
 
 use twinshare_fs::digest::BlockIndex;
 use twinshare_fs::manifest::EntryIndex;
-use twinshare_fs::origin::{BlockRange, Delivery};
+use twinshare_fs::origin::{Anew, BlockRange, Delivery, FileVersion, TakeAnew, Version};
 
 use super::CallError;
 
@@ -81,6 +81,95 @@ impl Item {
     }
 }
 
+/// How far the answer to a request to take a file anew has come.
+pub(super) struct ExpectedAnew {
+    wanted: TakeAnew,
+    version: Option<FileVersion>,
+    /// The first block that may still come.
+    next: u64,
+    is_done: bool,
+}
+
+impl ExpectedAnew {
+    pub(super) fn new(wanted: TakeAnew) -> Self {
+        Self { wanted, version: None, next: 0, is_done: false }
+    }
+
+    /// `item`, if it is about the file that was asked for.
+    pub(super) fn of(&self, file: EntryIndex, item: Anew) -> Result<Anew, CallError> {
+        if file == self.wanted.entry {
+            Ok(item)
+        } else {
+            Err(invalid("a file was sent that was not asked for"))
+        }
+    }
+
+    /// Takes note of an item that arrived.
+    pub(super) fn take(&mut self, item: &Anew) -> Result<(), CallError> {
+        if self.is_done {
+            return Err(invalid("more was sent than was asked for"));
+        }
+        match (item, &self.version) {
+            (Anew::Is(Version::File(file)), None) if file.names.contains(&self.wanted.entry) => {
+                self.version = Some(file.clone());
+                Ok(())
+            }
+            (Anew::Is(Version::Symlink { .. } | Version::Absent | Version::Other), None)
+            | (Anew::Fault(_), _) => {
+                self.is_done = true;
+                Ok(())
+            }
+            (Anew::Reading(blocks), Some(file)) if *blocks <= file.blocks() => Ok(()),
+            (Anew::Run(run), Some(_)) if run.file == self.wanted.entry => {
+                self.advance(run.first, run.digests.len() as u64, |_| true)
+            }
+            (Anew::Kept { first, digests }, Some(_)) => {
+                let held = self.wanted.held.clone();
+                let holds = move |block: u64| {
+                    held.iter().any(|(first, count)| (first.0..first.0 + count).contains(&block))
+                };
+                self.advance(*first, digests.len() as u64, holds)
+            }
+            (Anew::End, Some(_)) => {
+                self.skip_holes();
+                self.is_done = true;
+                match &self.version {
+                    Some(file) if self.next < file.blocks() => {
+                        Err(invalid("less was sent than the file holds"))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            _ => Err(invalid("what was sent does not belong there")),
+        }
+    }
+
+    /// Checks that nothing is missing.
+    pub(super) fn finish(&self) -> Result<(), CallError> {
+        if self.is_done { Ok(()) } else { Err(invalid("less was sent than was asked for")) }
+    }
+
+    fn skip_holes(&mut self) {
+        if let Some(file) = &self.version {
+            let is_hole = |block: &u64| file.is_hole(*block);
+            self.next = (self.next..file.blocks()).find(|block| !is_hole(block)).unwrap_or(file.blocks());
+        }
+    }
+
+    fn advance(&mut self, first: BlockIndex, count: u64, may: impl Fn(u64) -> bool) -> Result<(), CallError> {
+        self.skip_holes();
+        let Some(file) = &self.version else { return Err(invalid("content came before what it is of")) };
+        let end = first.0.checked_add(count).filter(|end| first.0 == self.next && *end <= file.blocks());
+        match end {
+            Some(end) if (first.0..end).all(|block| !file.is_hole(block) && may(block)) => {
+                self.next = end;
+                Ok(())
+            }
+            _ => Err(invalid("blocks were sent that were not asked for")),
+        }
+    }
+}
+
 fn invalid(what: &str) -> CallError {
     CallError::Invalid(what.into())
 }
@@ -129,6 +218,55 @@ mod tests {
         check(files(), &[run(7, u64::MAX, 1)], 0, false);
         check(files(), &[end(7), end(3), end(3)], 2, true);
         check(Expected::files(&[]), &[end(0)], 0, true);
+    }
+
+    #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "a hole map of one hole")]
+    fn a_file_is_taken_anew_in_order_and_completely() {
+        const BLOCK: u64 = 65_536;
+        let names = vec![EntryIndex(7), EntryIndex(9)];
+        let version = FileVersion {
+            size: 5 * BLOCK + 1,
+            mtime: Default::default(),
+            mode: 0o644,
+            xattrs: vec![],
+            holes: vec![2 * BLOCK..4 * BLOCK],
+            names,
+        };
+        let is = || Anew::Is(Version::File(version.clone()));
+        let blocks = |first, count| match run(7, first, count) {
+            Delivery::Run(run) => Anew::Run(run),
+            _ => unreachable!("it makes runs"),
+        };
+        let kept =
+            |first, count| Anew::Kept { first: BlockIndex(first), digests: vec![Digest([0; 32]); count] };
+        let check = |items: &[Anew], accepted: usize, complete: bool| {
+            let held = vec![(BlockIndex(0), 1), (BlockIndex(4), 1)];
+            let mut expected = ExpectedAnew::new(TakeAnew { entry: EntryIndex(7), held });
+            let taken = items.iter().take_while(|item| expected.take(item).is_ok()).count();
+            assert_eq!(taken, accepted, "{items:?}");
+            assert_eq!(expected.finish().is_ok() && taken == items.len(), complete, "{items:?}");
+        };
+        let all = [is(), Anew::Reading(6), blocks(0, 2), blocks(4, 1), blocks(5, 1), Anew::End];
+        check(&all, 6, true);
+        check(&[is(), kept(0, 1), blocks(1, 1), kept(4, 1), blocks(5, 1), Anew::End], 6, true);
+        check(&[is(), blocks(0, 2), Anew::Fault(FileFault::Changed)], 3, true);
+        check(&[Anew::Fault(FileFault::Changed)], 1, true);
+        check(&[Anew::Is(Version::Absent)], 1, true);
+        check(&[Anew::Is(Version::Absent), Anew::End], 1, false);
+        check(&[is(), is()], 1, false);
+        check(&[blocks(0, 1)], 0, false);
+        check(&[is(), blocks(0, 3)], 1, false);
+        check(&[is(), blocks(1, 1)], 1, false);
+        check(&[is(), kept(0, 2)], 1, false);
+        check(&[is(), blocks(0, 2), blocks(4, 3)], 2, false);
+        check(&[is(), blocks(0, 2), Anew::End], 2, false);
+        check(&[is(), Anew::Reading(7)], 1, false);
+        check(
+            &[Anew::Is(Version::File(FileVersion { names: vec![EntryIndex(9)], ..version.clone() }))],
+            0,
+            false,
+        );
     }
 
     #[test]

@@ -9,15 +9,16 @@ use tokio::sync::mpsc::{self, Sender};
 use tokio::sync::watch;
 use twinshare_fs::manifest::{EntryIndex, SnapshotId};
 use twinshare_fs::origin::{
-    Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, Frames, Origin, OriginError, Run,
+    Anew, Anews, Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, Frames, Origin,
+    OriginError, Run, TakeAnew, Version,
 };
 
 use super::CallError;
 use super::call::{Call, unexpected};
-use super::expected::Expected;
+use super::expected::{Expected, ExpectedAnew};
 use super::link::Link;
 use crate::compress;
-use crate::protocol::{Answer, Encoding, ReadFiles, ReadRanges, Request, RunHeader};
+use crate::protocol::{Answer, Encoding, ReadFiles, ReadRanges, Request, RunHeader, TakeAnewOf};
 
 /// Manifest frames read ahead of whoever takes them; each has 2 MiB at most and usually a tenth of it.
 const FRAMES_AHEAD: usize = 4;
@@ -76,6 +77,16 @@ impl Origin for RemoteOrigin {
         let expected = Expected::ranges(&ranges);
         let request = ReadRanges { snapshot: self.snapshot, ranges, class, compress: true };
         self.read(Request::ReadRanges(request), expected)
+    }
+
+    fn take_anew(&self, wanted: TakeAnew, class: Class) -> Anews {
+        let (sender, receiver) = mpsc::channel(DELIVERIES_AHEAD);
+        let link = Arc::clone(&self.link);
+        let request = TakeAnewOf { snapshot: self.snapshot, wanted, class, compress: true };
+        tokio::spawn(async move {
+            until_closed(&sender, take_anew(&link, request, &sender)).await;
+        });
+        receiver
     }
 
     fn availability(&self) -> watch::Receiver<Availability> {
@@ -144,6 +155,41 @@ async fn read_manifest(
         }
     })
     .await
+}
+
+async fn take_anew(
+    link: &Link,
+    request: TakeAnewOf,
+    sender: &Sender<Result<Anew, OriginError>>,
+) -> Result<(), CallError> {
+    let _turn = match request.class {
+        Class::Demand => None,
+        Class::ReadAhead | Class::Bulk => link.unhurried().acquire().await.ok(),
+    };
+    let mut expected = ExpectedAnew::new(request.wanted.clone());
+    on_connection(link, &Request::TakeAnew(request), async |call| {
+        loop {
+            let item = match call.frame().await? {
+                (Answer::Version(_), payload) => Anew::Is(version(&payload)?),
+                (Answer::Reading(blocks), _) => Anew::Reading(blocks),
+                (Answer::Run(header), payload) => Anew::Run(run(header, payload)?),
+                (Answer::Kept(first, digests), _) => Anew::Kept { first, digests },
+                (Answer::End(file), _) => expected.of(file, Anew::End)?,
+                (Answer::Fault(file, fault), _) => expected.of(file, Anew::Fault(fault))?,
+                (Answer::Done, _) => return expected.finish(),
+                (answer, _) => return Err(unexpected(&answer)),
+            };
+            expected.take(&item)?;
+            if sender.send(Ok(item)).await.is_err() {
+                return Ok(());
+            }
+        }
+    })
+    .await
+}
+
+fn version(payload: &[u8]) -> Result<Version, CallError> {
+    Version::decode(payload).map_err(|error| CallError::Invalid(error.to_string()))
 }
 
 /// Sends a request and handles its answer; an error is returned only after the link has noticed it too.

@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 use twinshare_fs::digest::{BlockIndex, Digest};
 use twinshare_fs::manifest::frame::ENCODED_BYTES_MAX;
 use twinshare_fs::manifest::{EntryIndex, SnapshotId};
-use twinshare_fs::origin::{FileFault, RUN_BLOCKS_MAX};
+use twinshare_fs::origin::{FileFault, KEPT_BLOCKS_MAX, RUN_BLOCKS_MAX, VERSION_BYTES_MAX};
 
 use super::{BadFrame, Hello, Text};
 
-/// Bytes of an encoded answer at most, without the payload behind it: an offer has two texts, a run 16 digests.
+/// Bytes of an encoded answer at most, without the payload behind it: an offer has two texts, a run 16 digests, blocks
+/// that are kept 64.
 pub const ANSWER_BYTES_MAX: usize = 4096;
 
 /// Bytes of a run's payload at most: its blocks, uncompressed.
@@ -39,6 +40,12 @@ pub enum AnswerNumber {
     End = 7,
     /// A file or range is not, or not wholly, delivered.
     Fault = 8,
+    /// What has become of a file.
+    Version = 10,
+    /// Blocks that have not changed.
+    Kept = 11,
+    /// The file is still being read.
+    Reading = 12,
     // Kept for: 9 progress of a snapshot in the making.
 }
 
@@ -55,6 +62,9 @@ impl AnswerNumber {
             6 => Some(Self::Run),
             7 => Some(Self::End),
             8 => Some(Self::Fault),
+            10 => Some(Self::Version),
+            11 => Some(Self::Kept),
+            12 => Some(Self::Reading),
             _ => None,
         }
     }
@@ -81,6 +91,12 @@ pub enum Answer {
     End(EntryIndex),
     /// The same for a file or range that could not be delivered.
     Fault(EntryIndex, FileFault),
+    /// Answers take anew, first: this many bytes of payload follow.
+    Version(u32),
+    /// Answers take anew: blocks that the client holds, from the first on, and their digests.
+    Kept(BlockIndex, Vec<Digest>),
+    /// Answers take anew: so many blocks have been read.
+    Reading(u64),
 }
 
 /// A workspace as its owner's node offers it to one peer.
@@ -177,13 +193,16 @@ impl Answer {
             Self::Run(_) => AnswerNumber::Run,
             Self::End(_) => AnswerNumber::End,
             Self::Fault(..) => AnswerNumber::Fault,
+            Self::Version(_) => AnswerNumber::Version,
+            Self::Kept(..) => AnswerNumber::Kept,
+            Self::Reading(_) => AnswerNumber::Reading,
         }
     }
 
     /// Bytes of the payload that follows the frame.
     pub fn payload_bytes(&self) -> usize {
         match self {
-            Self::ManifestFrame(bytes) => *bytes as usize,
+            Self::ManifestFrame(bytes) | Self::Version(bytes) => *bytes as usize,
             Self::Run(run) => run.payload_bytes as usize,
             Self::Done
             | Self::Refused(_)
@@ -191,7 +210,9 @@ impl Answer {
             | Self::Offer(_)
             | Self::Snapshot(_)
             | Self::End(_)
-            | Self::Fault(..) => 0,
+            | Self::Fault(..)
+            | Self::Kept(..)
+            | Self::Reading(_) => 0,
         }
     }
 
@@ -209,6 +230,9 @@ impl Answer {
             Self::Run(body) => postcard::to_extend(body, start),
             Self::End(body) => postcard::to_extend(body, start),
             Self::Fault(file, fault) => postcard::to_extend(&(file, WireFault::from(fault)), start),
+            Self::Version(body) => postcard::to_extend(body, start),
+            Self::Kept(first, digests) => postcard::to_extend(&(first, digests), start),
+            Self::Reading(body) => postcard::to_extend(body, start),
         };
         encoded.map_err(|_| BadFrame::Body)
     }
@@ -218,13 +242,19 @@ impl Answer {
         let within = match self {
             Self::ManifestFrame(bytes) => *bytes as usize <= ENCODED_BYTES_MAX,
             Self::Run(run) => run.is_within_limits(),
+            Self::Version(bytes) => *bytes as usize <= VERSION_BYTES_MAX,
+            Self::Kept(first, digests) => {
+                (1..=KEPT_BLOCKS_MAX).contains(&digests.len())
+                    && first.0.checked_add(digests.len() as u64).is_some()
+            }
             Self::Done
             | Self::Refused(_)
             | Self::Hello(_)
             | Self::Offer(_)
             | Self::Snapshot(_)
             | Self::End(_)
-            | Self::Fault(..) => true,
+            | Self::Fault(..)
+            | Self::Reading(_) => true,
         };
         if within { Ok(()) } else { Err(BadFrame::Limit) }
     }
@@ -290,6 +320,12 @@ pub fn decode_answer(bytes: &[u8]) -> Result<Answer, BadFrame> {
             let (file, fault): (_, WireFault) = super::body(body)?;
             Answer::Fault(file, fault.into())
         }
+        AnswerNumber::Version => Answer::Version(super::body(body)?),
+        AnswerNumber::Kept => {
+            let (first, digests) = super::body(body)?;
+            Answer::Kept(first, digests)
+        }
+        AnswerNumber::Reading => Answer::Reading(super::body(body)?),
     };
     answer.check()?;
     Ok(answer)

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use twinshare_fs::manifest::{EntryIndex, SnapshotId};
 use twinshare_fs::origin::{
-    BlockRange, Class, FILES_PER_REQUEST_MAX, RANGE_BLOCKS_MAX, RANGES_PER_REQUEST_MAX,
+    BlockRange, Class, FILES_PER_REQUEST_MAX, RANGE_BLOCKS_MAX, RANGES_PER_REQUEST_MAX, TakeAnew,
 };
 
 use super::{BadFrame, Hello};
@@ -31,6 +31,8 @@ pub enum RequestNumber {
     ReadFiles = 5,
     /// Parts of files of a snapshot.
     ReadRanges = 6,
+    /// What has become of a file of a snapshot. Since revision 2.
+    TakeAnew = 10,
     // Kept for: 7 watch, 8 put profile, 9 pair.
 }
 
@@ -44,6 +46,7 @@ impl RequestNumber {
             4 => Some(Self::ReadManifest),
             5 => Some(Self::ReadFiles),
             6 => Some(Self::ReadRanges),
+            10 => Some(Self::TakeAnew),
             _ => None,
         }
     }
@@ -64,6 +67,8 @@ pub enum Request {
     ReadFiles(ReadFiles),
     /// Asks for parts of files.
     ReadRanges(ReadRanges),
+    /// Asks what has become of a file.
+    TakeAnew(TakeAnewOf),
 }
 
 /// The body of [`Request::OpenSnapshot`].
@@ -101,6 +106,20 @@ pub struct ReadRanges {
     pub compress: bool,
 }
 
+/// The body of [`Request::TakeAnew`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeAnewOf {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The file, and the blocks of it that the client holds: at most [`RANGES_PER_REQUEST_MAX`] ranges of at least one
+    /// block.
+    pub wanted: TakeAnew,
+    /// How urgent it is.
+    pub class: Class,
+    /// True where the client takes compressed runs.
+    pub compress: bool,
+}
+
 impl Request {
     /// Its number.
     pub fn number(&self) -> RequestNumber {
@@ -111,6 +130,7 @@ impl Request {
             Self::ReadManifest(_) => RequestNumber::ReadManifest,
             Self::ReadFiles(_) => RequestNumber::ReadFiles,
             Self::ReadRanges(_) => RequestNumber::ReadRanges,
+            Self::TakeAnew(_) => RequestNumber::TakeAnew,
         }
     }
 
@@ -119,6 +139,7 @@ impl Request {
         match self {
             Self::ReadFiles(read) => read.class,
             Self::ReadRanges(read) => read.class,
+            Self::TakeAnew(take) => take.class,
             Self::Hello(_) | Self::Catalogue | Self::OpenSnapshot(_) | Self::ReadManifest(_) => Class::Demand,
         }
     }
@@ -134,6 +155,7 @@ impl Request {
             Self::ReadManifest(body) => postcard::to_extend(body, start),
             Self::ReadFiles(body) => postcard::to_extend(body, start),
             Self::ReadRanges(body) => postcard::to_extend(body, start),
+            Self::TakeAnew(body) => postcard::to_extend(body, start),
         };
         encoded.map_err(|_| BadFrame::Body)
     }
@@ -147,6 +169,7 @@ impl Request {
             Self::ReadRanges(read) => {
                 read.ranges.len() <= RANGES_PER_REQUEST_MAX && read.ranges.iter().all(is_range)
             }
+            Self::TakeAnew(take) => take.wanted.is_within_limits(),
         };
         if within { Ok(()) } else { Err(BadFrame::Limit) }
     }
@@ -173,6 +196,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<Request, BadFrame> {
         RequestNumber::ReadManifest => Request::ReadManifest(super::body(body)?),
         RequestNumber::ReadFiles => Request::ReadFiles(super::body(body)?),
         RequestNumber::ReadRanges => Request::ReadRanges(super::body(body)?),
+        RequestNumber::TakeAnew => Request::TakeAnew(super::body(body)?),
     };
     request.check()?;
     Ok(request)

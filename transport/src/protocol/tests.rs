@@ -4,10 +4,10 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use twinshare_fs::digest::{BlockIndex, Digest};
-use twinshare_fs::manifest::{EntryIndex, SnapshotId};
+use twinshare_fs::manifest::{EntryIndex, Mtime, SnapshotId};
 use twinshare_fs::origin::{
-    BlockRange, Class, FILES_PER_REQUEST_MAX, FileFault, RANGE_BLOCKS_MAX, RANGES_PER_REQUEST_MAX,
-    RUN_BLOCKS_MAX,
+    BlockRange, Class, FILES_PER_REQUEST_MAX, FileFault, FileVersion, KEPT_BLOCKS_MAX, RANGE_BLOCKS_MAX,
+    RANGES_PER_REQUEST_MAX, RUN_BLOCKS_MAX, TakeAnew, Version,
 };
 
 use super::*;
@@ -54,6 +54,9 @@ fn the_bytes_of_requests() {
     let ranges = vec![BlockRange { file: EntryIndex(5), first: BlockIndex(128), count: 4 }];
     let read = ReadRanges { snapshot: ID, ranges, class: Class::Demand, compress: false };
     check_request(Request::ReadRanges(read), &format!("06 {} 01 05 8001 04 02 00", id()));
+    let wanted = TakeAnew { entry: EntryIndex(300), held: vec![(BlockIndex(0), 3), (BlockIndex(128), 1)] };
+    let take = TakeAnewOf { snapshot: ID, wanted, class: Class::Bulk, compress: true };
+    check_request(Request::TakeAnew(take), &format!("0a {} ac02 02 00 03 8001 01 00 01", id()));
 }
 
 #[test]
@@ -89,6 +92,32 @@ fn the_bytes_of_answers() {
     check_answer(Answer::Fault(EntryIndex(9), FileFault::Changed), "08 09 00");
     check_answer(Answer::Fault(EntryIndex(9), FileFault::Unreadable("io".into())), "08 09 01 02696f");
     check_answer(Answer::Fault(EntryIndex(9), FileFault::NoSuchBlock), "08 09 02");
+    check_answer(Answer::Version(300), "0a ac02");
+    check_answer(Answer::Kept(BlockIndex(128), vec![ID.0]), &format!("0b 8001 01 {}", id()));
+    check_answer(Answer::Reading(128), "0c 8001");
+}
+
+#[test]
+#[expect(clippy::single_range_in_vec_init, reason = "a hole map of one hole")]
+fn the_bytes_of_versions() {
+    #[track_caller]
+    fn check(version: Version, expected: &str) {
+        let bytes = version.encode().unwrap();
+        assert_eq!(hex(&bytes), expected.replace(' ', ""));
+        assert_eq!(Version::decode(&bytes).unwrap(), version);
+    }
+    let file = FileVersion {
+        size: 300,
+        mtime: Mtime { sec: -1, nsec: 5 },
+        mode: 0o644,
+        xattrs: vec![(b"user.a".to_vec(), b"b".to_vec())],
+        holes: vec![0..128],
+        names: vec![EntryIndex(3), EntryIndex(300)],
+    };
+    check(Version::File(file), "00 ac02 01 05 a403 01 06 757365722e61 01 62 01 00 8001 02 03 ac02");
+    check(Version::Symlink { target: b"x".to_vec(), mtime: Mtime { sec: 1, nsec: 0 } }, "01 01 78 02 00");
+    check(Version::Absent, "02");
+    check(Version::Other, "03");
 }
 
 #[test]
@@ -143,6 +172,24 @@ fn limits_hold_in_both_directions() {
         payload_bytes,
         encoding: Encoding::Raw,
     };
+    let take = |held: Vec<(BlockIndex, u64)>| TakeAnewOf {
+        snapshot: ID,
+        wanted: TakeAnew { entry: EntryIndex(0), held },
+        class: Class::Bulk,
+        compress: false,
+    };
+    let many = vec![(BlockIndex(0), 1); RANGES_PER_REQUEST_MAX + 1];
+    for held in [many, vec![(BlockIndex(0), 0)], vec![(BlockIndex(u64::MAX), 1)]] {
+        let bytes = encode(10, &|start| postcard::to_extend(&take(held.clone()), start).unwrap());
+        check(Request::TakeAnew(take(held)), &bytes);
+    }
+    for (first, blocks) in [(0, 0), (0, KEPT_BLOCKS_MAX + 1), (u64::MAX, 1)] {
+        let kept = (BlockIndex(first), vec![ID.0; blocks]);
+        let bytes = encode(11, &|start| postcard::to_extend(&kept, start).unwrap());
+        assert_eq!(decode_answer(&bytes), Err(BadFrame::Limit));
+        assert_eq!(Answer::Kept(kept.0, kept.1).encode(), Err(BadFrame::Limit));
+    }
+    assert_eq!(Answer::Version(u32::MAX).encode(), Err(BadFrame::Limit));
     for run in [run(0, 0), run(RUN_BLOCKS_MAX + 1, 0), run(1, 65537)] {
         let bytes = encode(6, &|start| postcard::to_extend(&run, start).unwrap());
         assert_eq!(decode_answer(&bytes), Err(BadFrame::Limit));
@@ -163,6 +210,12 @@ fn the_largest_of_everything_fits_its_message() {
     let files = vec![EntryIndex(u32::MAX); FILES_PER_REQUEST_MAX];
     let read = ReadFiles { snapshot: ID, files, class: Class::Demand, compress: true };
     assert!(Request::ReadFiles(read).encode().unwrap().len() <= REQUEST_BYTES_MAX);
+    let held = vec![(BlockIndex(1 << 62), 1 << 62); RANGES_PER_REQUEST_MAX];
+    let wanted = TakeAnew { entry: EntryIndex(u32::MAX), held };
+    let take = TakeAnewOf { snapshot: ID, wanted, class: Class::Demand, compress: true };
+    assert!(Request::TakeAnew(take).encode().unwrap().len() <= REQUEST_BYTES_MAX);
+    let kept = Answer::Kept(BlockIndex(1 << 62), vec![ID.0; KEPT_BLOCKS_MAX]);
+    assert!(kept.encode().unwrap().len() <= ANSWER_BYTES_MAX);
     let long: Text = "x".repeat(TEXT_BYTES_MAX).into();
     let offer = Offer {
         workspace: long.clone(),
@@ -235,6 +288,12 @@ fn request() -> impl Strategy<Value = Request> {
                 Request::ReadRanges(ReadRanges { snapshot, ranges, class, compress })
             }
         ),
+        (snapshot(), file(), vec((0..u64::MAX / 2, 1..u64::MAX / 2), 0..50), class(), any::<bool>())
+            .prop_map(|(snapshot, entry, held, class, compress)| {
+                let held = held.into_iter().map(|(first, count)| (BlockIndex(first), count)).collect();
+                let wanted = TakeAnew { entry, held };
+                Request::TakeAnew(TakeAnewOf { snapshot, wanted, class, compress })
+            }),
     ]
 }
 
@@ -292,6 +351,10 @@ fn answer() -> impl Strategy<Value = Answer> {
         run_header().prop_map(Answer::Run),
         file().prop_map(Answer::End),
         (file(), fault()).prop_map(|(file, fault)| Answer::Fault(file, fault)),
+        (0..500_000u32).prop_map(Answer::Version),
+        (0..u64::MAX / 2, vec(any::<[u8; 32]>().prop_map(Digest), 1..=KEPT_BLOCKS_MAX))
+            .prop_map(|(first, digests)| Answer::Kept(BlockIndex(first), digests)),
+        any::<u64>().prop_map(Answer::Reading),
     ]
 }
 
@@ -307,7 +370,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_message_or_an_error(number in 0u8..12, body in vec(any::<u8>(), 0..200)) {
+    fn any_bytes_are_a_message_or_an_error(number in 0u8..14, body in vec(any::<u8>(), 0..200)) {
         let bytes = [&[number][..], &body].concat();
         // What decodes is within the limits, and encodes to a message that says the same.
         if let Ok(request) = decode_request(&bytes) {

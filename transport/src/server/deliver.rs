@@ -6,7 +6,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::timeout;
-use twinshare_fs::origin::{Deliveries, Delivery, Frames, OriginError, Run, STALL_MAX};
+use twinshare_fs::manifest::EntryIndex;
+use twinshare_fs::origin::{Anew, Anews, Deliveries, Delivery, Frames, OriginError, Run, STALL_MAX, Version};
 
 use super::request::Ending;
 use crate::compress;
@@ -55,6 +56,38 @@ pub(super) async fn deliveries(
         }
     }
     if concluded < asked { Err(broke_off()) } else { Ok(()) }
+}
+
+/// Sends what has become of a file, as long as it may.
+pub(super) async fn anews(
+    writer: &mut FrameWriter,
+    mut anews: Anews,
+    file: EntryIndex,
+    compress: bool,
+    may_go_on: impl Fn() -> Result<(), Refusal>,
+) -> Result<(), Ending> {
+    let mut is_done = false;
+    while let Some(item) = next(writer, &mut anews).await? {
+        may_go_on()?;
+        is_done = match &item {
+            Anew::Is(version) => !matches!(version, Version::File(_)),
+            Anew::End | Anew::Fault(_) => true,
+            Anew::Run(_) | Anew::Kept { .. } | Anew::Reading(_) => false,
+        };
+        match item {
+            Anew::Is(version) => {
+                let payload = version.encode().map_err(|error| refused(&error.to_string()))?;
+                writer.answer(&Answer::Version(payload.len() as u32)).await?;
+                writer.payload(payload.into()).await?;
+            }
+            Anew::Reading(blocks) => writer.answer(&Answer::Reading(blocks)).await?,
+            Anew::Run(run) => send_run(writer, run, compress).await?,
+            Anew::Kept { first, digests } => writer.answer(&Answer::Kept(first, digests)).await?,
+            Anew::End => writer.answer(&Answer::End(file)).await?,
+            Anew::Fault(fault) => writer.answer(&Answer::Fault(file, fault)).await?,
+        }
+    }
+    if is_done { Ok(()) } else { Err(broke_off()) }
 }
 
 /// The next item. What was gathered is written before waiting for it, so that nobody waits for what is already here.
@@ -113,9 +146,13 @@ fn refusal(error: &OriginError) -> Refusal {
 }
 
 fn stalled() -> Ending {
-    Refusal::Internal(Text::new("reading took too long")).into()
+    refused("reading took too long")
 }
 
 fn broke_off() -> Ending {
-    Refusal::Internal(Text::new("reading broke off")).into()
+    refused("reading broke off")
+}
+
+fn refused(why: &str) -> Ending {
+    Refusal::Internal(Text::new(why)).into()
 }

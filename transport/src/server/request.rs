@@ -13,8 +13,8 @@ use super::peers::Place;
 use super::{Caller, Reply, Shared, deliver};
 use crate::codes::StreamCode;
 use crate::protocol::{
-    Answer, OFFERS_MAX, OpenSnapshot, REQUEST_BYTES_MAX, ReadFiles, ReadRanges, Refusal, Request, Text,
-    decode_request,
+    Answer, OFFERS_MAX, OpenSnapshot, REQUEST_BYTES_MAX, ReadFiles, ReadRanges, Refusal, Request, TakeAnewOf,
+    Text, decode_request,
 };
 use crate::wire::{AnswerLost, FrameReader, FrameWriter};
 
@@ -178,6 +178,7 @@ impl Running<'_> {
             Request::ReadManifest(snapshot) => self.read_manifest(writer, snapshot).await,
             Request::ReadFiles(read) => self.read_files(writer, read).await,
             Request::ReadRanges(read) => self.read_ranges(writer, read).await,
+            Request::TakeAnew(take) => self.take_anew(writer, take).await,
         }
     }
 
@@ -217,6 +218,14 @@ impl Running<'_> {
         let asked = read.ranges.len();
         let deliveries = origin.read_ranges(read.ranges, read.class);
         deliver::deliveries(writer, deliveries, asked, read.compress, || self.may_go_on(read.snapshot)).await
+    }
+
+    async fn take_anew(&self, writer: &mut FrameWriter, take: TakeAnewOf) -> Result<(), Ending> {
+        let _turn = self.turn(Kind::Read(take.class)).await?;
+        let origin = self.origin(take.snapshot).await?;
+        let file = take.wanted.entry;
+        let anews = origin.take_anew(take.wanted, take.class);
+        deliver::anews(writer, anews, file, take.compress, || self.may_go_on(take.snapshot)).await
     }
 
     fn may_go_on(&self, snapshot: SnapshotId) -> Result<(), Refusal> {

@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, watch};
 use twinshare_fs::digest::{BLOCK_BYTES, BlockIndex, Digest, block_count};
 use twinshare_fs::manifest::{EntryIndex, SnapshotId};
 use twinshare_fs::origin::{
-    Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, FileFault, Frames, Origin,
-    OriginError, RUN_BLOCKS, Run,
+    Anew, Anews, Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, FileFault, Frames,
+    Origin, OriginError, RUN_BLOCKS, Run, TakeAnew,
 };
 use twinshare_transport::protocol::{Hello, Offer, Refusal, Request, SnapshotInfo, TreeSize};
 use twinshare_transport::server::{Caller, Reply};
@@ -34,6 +34,8 @@ pub(crate) enum Ends {
 pub(crate) struct Memory {
     pub(crate) files: Vec<Bytes>,
     pub(crate) frames: Vec<Bytes>,
+    /// The answer to every request to take a file anew.
+    pub(crate) anew: Vec<Anew>,
     pub(crate) ends: Ends,
     /// Readers of this origin that are still alive.
     pub(crate) readers: Arc<AtomicUsize>,
@@ -42,7 +44,7 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn new(files: Vec<Bytes>) -> Self {
         let frames = (0..3).map(|i| Bytes::from(vec![i; 1000 << (4 * i)])).collect();
-        Self { files, frames, ends: Ends::Well, readers: Arc::default() }
+        Self { files, frames, anew: Vec::new(), ends: Ends::Well, readers: Arc::default() }
     }
 
     fn range(&self, range: &BlockRange, items: &mut Vec<Delivery>) {
@@ -84,7 +86,7 @@ impl Memory {
     }
 }
 
-fn run(index: EntryIndex, file: &Bytes, first: u64, after: u64) -> Run {
+pub(crate) fn run(index: EntryIndex, file: &Bytes, first: u64, after: u64) -> Run {
     let size = file.len() as u64;
     let (start, end) = (first * BLOCK_BYTES, (after * BLOCK_BYTES).min(size));
     Run::hashed(index, BlockIndex(first), size, file.slice(start as usize..end as usize))
@@ -108,6 +110,10 @@ impl Origin for Memory {
         let mut items = Vec::new();
         ranges.iter().for_each(|range| self.range(range, &mut items));
         self.send(items)
+    }
+
+    fn take_anew(&self, _: TakeAnew, _: Class) -> Anews {
+        self.send(self.anew.clone())
     }
 
     fn availability(&self) -> watch::Receiver<Availability> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use twinshare_fs::manifest::{EntryIndex, SnapshotId};
-use twinshare_fs::origin::{Availability, BlockRange, Class, Deliveries, Frames, Origin};
+use twinshare_fs::origin::{Anews, Availability, BlockRange, Class, Deliveries, Frames, Origin, TakeAnew};
 
 /// The gate.
 #[derive(Debug)]
@@ -23,7 +23,10 @@ impl Gate {
     }
 
     /// The answer of `ask`, when the gate lets it through.
-    fn pass(&self, ask: impl FnOnce(&dyn Origin) -> Deliveries + Send + 'static) -> Deliveries {
+    fn pass<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&dyn Origin) -> mpsc::Receiver<T> + Send + 'static,
+    ) -> mpsc::Receiver<T> {
         if *self.open.borrow() {
             return ask(&*self.inner);
         }
@@ -60,6 +63,10 @@ impl Origin for Gate {
 
     fn read_ranges(&self, ranges: Vec<BlockRange>, class: Class) -> Deliveries {
         self.pass(move |inner| inner.read_ranges(ranges, class))
+    }
+
+    fn take_anew(&self, wanted: TakeAnew, class: Class) -> Anews {
+        self.pass(move |inner| inner.take_anew(wanted, class))
     }
 
     fn availability(&self) -> watch::Receiver<Availability> {
