@@ -38,6 +38,11 @@ impl Caller {
         Self { tid }
     }
 
+    /// Its thread id; 0 for one that cannot be seen.
+    pub(super) fn thread(self) -> u32 {
+        self.tid
+    }
+
     /// Runs `work` to its end, or drops it when the caller is interrupted. A caller that cannot be seen is not.
     pub(super) async fn waits_for<T>(self, work: impl Future<Output = T>) -> Result<T, Interrupted> {
         tokio::pin!(work);

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::interrupt::{Caller, Interrupted};
 use crate::filesystem::{CloneTree, ViewError};
+use crate::replica::on_behalf_of;
 
 /// Requests at work at once; each may end with 1 MiB in memory. At the bound further ones queue, in order, and no
 /// longer than one waits for the origin. One that gets its turn has all of its own wait before it: with what is left of
@@ -76,7 +77,7 @@ impl Waits {
                 .map_err(|_| ViewError::Late)?;
                 work.await
             };
-            let result = caller.waits_for(permitted).await;
+            let result = caller.waits_for(on_behalf_of(caller.thread(), permitted)).await;
             answer(reply, result.unwrap_or_else(|Interrupted| Err(ViewError::Interrupted)));
         });
     }

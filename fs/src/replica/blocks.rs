@@ -208,6 +208,11 @@ impl Blocks {
         self.is_complete
     }
 
+    /// Blocks that are here, holes among them, of those that come from the origin.
+    pub(super) fn here(&self) -> (u64, u64) {
+        (self.present.present() + self.holes.0, self.present.blocks())
+    }
+
     /// True for blocks that were stored or written here, and for all beyond the remote length.
     pub(super) fn is_on_disk(&self, block: u64) -> bool {
         block >= self.present.blocks() || self.present.contains(block)

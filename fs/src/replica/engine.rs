@@ -24,6 +24,7 @@ use super::inodes::{Descriptors, Inodes, Marks};
 use super::key::InodeKey;
 use super::ledger::Ledger;
 use super::places::Places;
+use super::reads::Reads;
 use super::scheduler::{Limits, Order, SMALL_BYTES_MAX, Scheduler};
 use super::state::{self, Stated};
 use super::store::{Store, StoreError, punch};
@@ -44,7 +45,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// The parts of a replica.
 ///
 /// Lock order: the flusher's `asking`, `losing`, an inode's `data`, the table of [`Inodes`], an inode's `blocks`, then
-/// the scheduler's, the writer's, the flusher's `state`, the ledger's and the counters', which are leaves. None is held
+/// the scheduler's, the writer's, the flusher's `state`, the ledger's, the counters' and the reads', which are leaves. None is held
 /// across an `.await`, and of no two inodes is the same one held. So the disk is never asked for what it lost while a
 /// file's `data` is held.
 #[derive(Debug)]
@@ -62,6 +63,7 @@ pub(super) struct Engine {
     pub(super) writer: Writer,
     pub(super) flusher: Flusher,
     pub(super) counters: Counters,
+    pub(super) reads: Reads,
     pub(super) started: Instant,
     /// What is believed about the disk.
     ledger: Mutex<Arc<Ledger>>,
@@ -114,6 +116,7 @@ impl Engine {
             writer: Writer::new(engine.clone()),
             flusher: Flusher::new(engine.clone(), parts.sync),
             counters: Counters::default(),
+            reads: Reads::default(),
             started: Instant::now(),
             ledger: Mutex::new(Arc::new(Ledger::new(entries))),
             generation: AtomicU64::new(0),

@@ -96,8 +96,7 @@ pub(super) fn finish(engine: &Arc<Engine>, names: Option<&Names>) -> Result<Rece
     let directories = engine.manifest.iter().filter(|entry| entry.kind() == Kind::Directory);
     for entry in directories.filter(is_wanted) {
         let directory = Directory::open(engine, &entry)?;
-        let (before, is_companions) =
-            (receipt.bytes, !engine.manifest.root_of(entry.index()).is_some_and(|root| root.0 == 0));
+        let before = receipt.bytes;
         let Listing::Known(children) = engine.manifest.children(entry.index()) else {
             return Err(FinishError::Manifest);
         };
@@ -106,7 +105,9 @@ pub(super) fn finish(engine: &Arc<Engine>, names: Option<&Names>) -> Result<Rece
             directory.place(&child, &mut receipt)?;
         }
         receipt.directories += 1;
-        receipt.companion_bytes += if is_companions { receipt.bytes - before } else { 0 };
+        if engine.manifest.root_of(entry.index()) != Some(EntryIndex(0)) {
+            receipt.companion_bytes += receipt.bytes - before;
+        }
     }
     let tops = directories::tops(layout, &engine.manifest)?;
     directories::apply(&engine.manifest, &tops, first, |mode| mode & OPEN == OPEN)?;

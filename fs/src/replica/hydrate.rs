@@ -121,7 +121,7 @@ pub(super) fn is_all_here(engine: &Arc<Engine>) -> bool {
 
 /// True for the first name of a file whose blocks are wanted: it has some, nothing else is shown in their place, and it
 /// was not removed.
-fn is_content(engine: &Engine, entry: &Entry<'_>) -> bool {
+pub(super) fn is_content(engine: &Engine, entry: &Entry<'_>) -> bool {
     entry.kind() == Kind::File
         && entry.inode() == entry.index()
         && entry.size() > 0

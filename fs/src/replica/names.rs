@@ -346,7 +346,7 @@ impl Names {
     }
 }
 
-fn mtime_of(stat: &Stat) -> Mtime {
+pub(super) fn mtime_of(stat: &Stat) -> Mtime {
     Mtime { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as u32 }
 }
 

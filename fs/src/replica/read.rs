@@ -19,6 +19,7 @@ use super::inode::{Failure, Inode, News, Plan, Source};
 use super::key::InodeKey;
 use super::patience::{PAUSE_MIN, Patience};
 use super::probe::CachedReads;
+use super::reads::WaitingRead;
 use super::store::to_errno;
 use super::{ReadError, TryRead, lock};
 use crate::digest::BlockIndex;
@@ -255,15 +256,30 @@ impl Engine {
         asked: impl FnOnce(Range<u64>),
     ) -> Result<Vec<Source>, ReadError> {
         let wait = self.counters.wait();
+        let mut read = self.reads.begin(inode.key);
+        let sources = self.ask_and_wait(inode, range, asked, &mut read).await;
+        if sources.is_ok() {
+            wait.served();
+        }
+        read.ended(&sources);
+        sources
+    }
+
+    async fn ask_and_wait(
+        &self,
+        inode: &Arc<Inode>,
+        range: Range<u64>,
+        asked: impl FnOnce(Range<u64>),
+        read: &mut WaitingRead<'_>,
+    ) -> Result<Vec<Source>, ReadError> {
         let patience = Patience::new(self.when_gone);
         let mut availability = self.origin.availability();
         self.refuse(inode, &range, &patience, &mut availability)?;
         let waiting = Waiting::register(inode, range);
         self.demand(inode, waiting.range.clone())?;
         asked(waiting.range.clone());
-        let sources = self.wait_on(waiting, patience, availability).await?;
-        wait.served();
-        Ok(sources)
+        read.identify();
+        self.wait_on(waiting, patience, availability).await
     }
 
     /// Fails a read that need not even begin to wait.

@@ -193,6 +193,7 @@ impl Request {
             self.left[at].remove(&block);
         }
         self.engine.counters.fetched(self.class, run.bytes.len() as u64);
+        self.engine.reads.came(inode.key, self.class, run.bytes.len() as u64);
         for range in taken {
             let bytes = inode.bytes_of(&range);
             let start = (BlockIndex(range.start).offset() - run.first.offset()) as usize;

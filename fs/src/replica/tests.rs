@@ -16,6 +16,7 @@ use crate::manifest::{EntryIndex, Kind};
 use crate::origin::Class;
 use scripted::{Act, ScriptedOrigin, TestFile, TestTree, file};
 
+mod account;
 mod changes;
 mod faults;
 mod finish;

@@ -9,10 +9,14 @@ use rustix::io::Errno;
 use super::super::directories::OPEN;
 use super::super::state::{self, USER, XATTR_BYTES_MAX};
 use super::directory::Directory;
+use super::located::Name;
 use super::make::made_here;
 use super::{Found, InodeKey, Names, NamesError, ROOT, mtime_of};
 use crate::clock;
 use crate::manifest::Mtime;
+
+/// Names of a path at most. Longer ones can be made, a directory at a time; they are told to nobody.
+const PATH_NAMES_MAX: usize = 4096;
 
 /// The place of an inode on the disk. Its descriptors stay open as long as it lives.
 struct Place {
@@ -32,6 +36,21 @@ impl Names {
     /// The directory an inode is found in; the tree's own is its own.
     pub fn parent(&self, key: InodeKey) -> Result<InodeKey, NamesError> {
         if key == ROOT { Ok(ROOT) } else { Ok(self.locate(key)?.directory) }
+    }
+
+    /// The path of an inode; one of them, where it has several names.
+    pub fn path(&self, key: InodeKey) -> Result<Vec<u8>, NamesError> {
+        let (mut at, mut names) = (key, Vec::new());
+        while at != ROOT {
+            let Name { directory, name } = self.locate(at)?;
+            if names.len() == PATH_NAMES_MAX {
+                return Err(Errno::STALE.into());
+            }
+            names.push(name);
+            at = directory;
+        }
+        names.reverse();
+        Ok(names.join(&b"/"[..]))
     }
 
     /// Tells apart inodes of which one got the other's number on the disk while the kernel still knew that one.
