@@ -3,7 +3,10 @@
 //! A [`Replica`] answers reads of the files of one snapshot, from the disk where it has their blocks and from the
 //! [`Origin`] where it does not. What is fetched is verified, handed to whoever waits, and kept.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -190,6 +193,8 @@ pub enum TryRead {
 pub struct Replica {
     engine: Arc<Engine>,
     names: Option<Arc<Names>>,
+    /// Somebody who uses it may have changed something.
+    is_changed: AtomicBool,
 }
 
 impl Replica {
@@ -242,6 +247,8 @@ impl Replica {
             .map_err(|source| disk("its digests cannot be opened", source))?;
         let store = Arc::new(Store { layout: Arc::new(config.layout), backing });
         let positions = Positions { manifest: manifest.clone(), store: store.clone() };
+        let is_changed =
+            store.layout.has_changes().map_err(|errno| disk("it cannot be looked at", errno.into()))?;
         let names = match config.is_writable {
             true => Some(Arc::new(
                 Names::open(store.layout.clone(), manifest.clone())
@@ -269,7 +276,7 @@ impl Replica {
         if config.hydrate {
             engine.runtime.spawn(hydrate::run(engine.clone()));
         }
-        Ok(Arc::new(Self { engine, names }))
+        Ok(Arc::new(Self { engine, names, is_changed: AtomicBool::new(is_changed) }))
     }
 
     /// The snapshot's manifest.
@@ -280,6 +287,20 @@ impl Replica {
     /// The names of its first root, if that can be changed.
     pub fn names(&self) -> Option<&Arc<Names>> {
         self.names.as_ref()
+    }
+
+    /// True once somebody who uses it may have changed something.
+    pub fn is_changed(&self) -> bool {
+        self.is_changed.load(Acquire)
+    }
+
+    /// Notes that somebody is about to change something. Blocks, the first time.
+    pub(crate) fn note_change(&self) -> Result<(), rustix::io::Errno> {
+        if !self.is_changed() {
+            self.engine.store.layout.note_changes()?;
+            self.is_changed.store(true, Release);
+        }
+        Ok(())
     }
 
     /// What reads do while the origin is gone.

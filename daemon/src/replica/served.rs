@@ -143,7 +143,10 @@ impl Served {
             id: self.spec.id.clone(),
             left_out: self.left_out().clone(),
             settling: self.settling(&status),
-            progress: progress(&status, self.settling.pace(&status), availability),
+            progress: ReplicaProgress {
+                changed: self.replica.is_changed(),
+                ..progress(&status, self.settling.pace(&status), availability)
+            },
         }
     }
 
@@ -182,6 +185,7 @@ fn progress(
         bytes_fetched: status.fetched.demand + status.fetched.read_ahead + status.fetched.bulk,
         bytes_per_s,
         left_s,
+        changed: false,
         availability,
     }
 }

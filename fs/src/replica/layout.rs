@@ -43,6 +43,9 @@ const SETTLING_XATTR: &str = "user.twinshare.settling";
 /// The xattr of the directory that is there once something of the manifest may lie elsewhere in the tree.
 const MOVES_XATTR: &str = "user.twinshare.moves";
 
+/// The xattr of the directory that is there once something of a clone may have been changed.
+const CHANGED_XATTR: &str = "user.twinshare.changed";
+
 /// The text of `README`.
 const README: &str = "\
 This directory belongs to twinshare. It holds a copy of a workspace that is not complete yet: `tree` is the
@@ -240,16 +243,34 @@ impl Layout {
 
     /// True once something of the manifest may lie elsewhere in the tree.
     pub(super) fn has_moves(&self) -> Result<bool, Errno> {
-        match rustix::fs::fgetxattr(&self.directory, MOVES_XATTR, &mut [0; 8][..]) {
+        self.is_noted(MOVES_XATTR)
+    }
+
+    /// Notes, durably, that something of the manifest may lie elsewhere in the tree from now on.
+    pub(super) fn note_moves(&self) -> Result<(), Errno> {
+        self.note(MOVES_XATTR)
+    }
+
+    /// True once somebody who uses the clone may have changed something.
+    pub(super) fn has_changes(&self) -> Result<bool, Errno> {
+        self.is_noted(CHANGED_XATTR)
+    }
+
+    /// Notes, durably, that somebody is about to change something.
+    pub(super) fn note_changes(&self) -> Result<(), Errno> {
+        self.note(CHANGED_XATTR)
+    }
+
+    fn is_noted(&self, xattr: &str) -> Result<bool, Errno> {
+        match rustix::fs::fgetxattr(&self.directory, xattr, &mut [0; 8][..]) {
             Ok(_) => Ok(true),
             Err(Errno::NODATA) => Ok(false),
             Err(errno) => Err(errno),
         }
     }
 
-    /// Notes, durably, that something of the manifest may lie elsewhere in the tree from now on.
-    pub(super) fn note_moves(&self) -> Result<(), Errno> {
-        rustix::fs::fsetxattr(&self.directory, MOVES_XATTR, b"1", XattrFlags::empty())?;
+    fn note(&self, xattr: &str) -> Result<(), Errno> {
+        rustix::fs::fsetxattr(&self.directory, xattr, b"1", XattrFlags::empty())?;
         rustix::fs::fsync(&self.directory)
     }
 

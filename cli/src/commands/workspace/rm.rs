@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Args;
-use twinshare_daemon::api::wire::{Replica, ReplicaKind, ReplicaState};
+use twinshare_daemon::api::wire::{Availability, Replica, ReplicaKind, ReplicaState};
 
 use crate::error::{Error, Kind, Result};
 use crate::node;
@@ -15,9 +15,10 @@ use crate::text::{bytes, shown};
 /// Forget a workspace or a clone.
 ///
 /// A workspace of this machine: its share ends, its directory and files stay as they are. A clone: it is unmounted,
-/// what was fetched of it is deleted, and its directory with it unless that was there before; one that has settled is
-/// only forgotten, and its directory and files stay; its companions, which the node keeps, are deleted. A mount is
-/// removed with `twinshare unmount`.
+/// what was fetched of it and changed in it is deleted, and its directory with it unless that was there before; one in
+/// which nothing was changed goes without a question while its peer answers. One that has settled is only forgotten, and
+/// its directory and files stay; its companions, which the node keeps, are deleted. A mount is removed with
+/// `twinshare unmount`.
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
   twinshare workspace rm demo
@@ -68,7 +69,10 @@ impl Rm {
                 Found::Replica(replica) if replica.kind == ReplicaKind::Clone => {
                     let directory = shown(&replica.directory);
                     let fetched = fetched(&replica);
-                    if !self.confirmed(&format!("unmount the clone in {directory} and delete {fetched}?"))? {
+                    let question = format!(
+                        "unmount the clone in {directory} and delete {fetched}, and what was changed in it?"
+                    );
+                    if !can_be_had_again(&replica) && !self.confirmed(&question)? {
                         return Ok(false);
                     }
                     client.remove_clone(&replica.id).await?;
@@ -117,6 +121,12 @@ fn companions(clone: &Replica) -> Option<String> {
         "; {what}{size} {} deleted, and what leads into {paths}, as a virtual environment does, works no more",
         if number == 1 { "is" } else { "are" }
     ))
+}
+
+/// True when nothing is in a clone that its peer does not have.
+fn can_be_had_again(clone: &Replica) -> bool {
+    let progress = clone.progress.as_ref();
+    progress.is_some_and(|progress| !progress.changed && progress.availability == Availability::Reachable)
 }
 
 /// What a clone holds of its origin, as the user is asked and told about it.

@@ -206,6 +206,9 @@ pub struct ReplicaProgress {
     /// Seconds until everything is here, at this rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_s: Option<u64>,
+    /// Whether somebody may have changed something here, in a clone that has not settled.
+    #[serde(default)]
+    pub changed: bool,
     /// Whether the peer answers.
     pub availability: Availability,
 }

@@ -64,6 +64,7 @@ impl CloneTree {
         owner: Owner,
     ) -> Result<Attributes, ViewError> {
         check(name)?;
+        self.replica.note_change()?;
         let found = self.names.make(key(directory), name, made, mode, Some(owner))?;
         self.told(&Found::OnDisk(found), directory, name)
     }
@@ -77,6 +78,7 @@ impl CloneTree {
         owner: Owner,
     ) -> Result<Attributes, ViewError> {
         check(name)?;
+        self.replica.note_change()?;
         let (found, file) = self.names.create(key(directory), name, mode, Some(owner))?;
         self.replica.made(found.key, file.into())?;
         self.told(&Found::OnDisk(found), directory, name)
@@ -85,6 +87,7 @@ impl CloneTree {
     /// Gives an inode a further name.
     pub fn link(&self, node: NodeId, directory: NodeId, name: &[u8]) -> Result<Attributes, ViewError> {
         check(name)?;
+        self.replica.note_change()?;
         let found = self.names.link(key(node), key(directory), name)?;
         self.told(&Found::OnDisk(found), directory, name)
     }
@@ -107,6 +110,7 @@ impl CloneTree {
         flags: RenameFlags,
     ) -> Result<(), ViewError> {
         check(to.1)?;
+        self.replica.note_change()?;
         let how = match flags {
             flags if flags.is_empty() => Rename::Replace,
             RenameFlags::NOREPLACE => Rename::NoReplace,
@@ -127,6 +131,7 @@ impl CloneTree {
         name: &[u8],
         lose: impl FnOnce() -> Result<Option<Removed>, ViewError>,
     ) -> Result<(), ViewError> {
+        self.replica.note_change()?;
         let Some(found) = self.names.lookup(key(directory), name)? else { return lose().map(drop) };
         let (inode, attributes) = (found.key(), self.attributes_of(&found)?);
         let is_file = attributes.kind == FileType::RegularFile;
@@ -175,6 +180,7 @@ impl CloneTree {
     /// Changes all that is not kept with a file's content. True for a file, which is on the disk then, with the mode that
     /// is left to it where another owner takes some away.
     fn change_on_disk(&self, inode: InodeKey, change: &Change) -> Result<(bool, Option<u16>), ViewError> {
+        self.replica.note_change()?;
         let attributes = match self.names.stat(inode) {
             Ok(found) => self.attributes_of(&found)?,
             Err(error) => self.nameless_attributes(inode).ok_or(error)?,
@@ -259,11 +265,13 @@ impl CloneTree {
         value: &[u8],
         flags: XattrFlags,
     ) -> Result<(), ViewError> {
+        self.replica.note_change()?;
         Ok(self.names.set_xattr(key(node), name, value, flags)?)
     }
 
     /// Removes an xattr.
     pub fn remove_xattr(&self, node: NodeId, name: &[u8]) -> Result<(), ViewError> {
+        self.replica.note_change()?;
         Ok(self.names.remove_xattr(key(node), name)?)
     }
 }

@@ -15,6 +15,9 @@ impl CloneTree {
     /// Opens a file. Each success must be followed by one [`release`](Self::release).
     pub fn open(&self, node: NodeId, writes: bool) -> Result<(), ViewError> {
         let inode = key(node);
+        if writes {
+            self.replica.note_change()?;
+        }
         // First of all: what is open stays when it loses its names meanwhile.
         self.replica.opened(inode);
         let opened = match self.names.stat(inode) {
