@@ -9,6 +9,7 @@ mod replica;
 mod run;
 mod shell;
 mod unmount;
+mod why;
 mod workspace;
 
 pub(crate) use workspace::full_name;
@@ -53,6 +54,7 @@ enum Command {
     Unmount(unmount::Unmount),
     Run(run::Run),
     Shell(shell::Shell),
+    Why(why::Why),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
     #[command(hide = true)]
@@ -91,6 +93,7 @@ impl Twinshare {
             Command::Unmount(command) => command.run(),
             Command::Run(command) => command.run(),
             Command::Shell(command) => command.run(),
+            Command::Why(command) => command.run(),
             Command::Doctor(command) => command.run(),
             Command::Demo(command) => command.run(),
             Command::Replica(command) => command.run(),

@@ -94,7 +94,8 @@ impl Kind {
             | "no_such_replica"
             | "no_such_operation"
             | "not_here"
-            | "not_in_workspace" => Self::NotFound,
+            | "not_in_workspace"
+            | "no_such_file" => Self::NotFound,
             "stopping" => Self::NotRunning,
             "unknown_host" | "peer_unreachable" | "peer_protocol" | "peer_busy" | "peer_failed" => {
                 Self::Unreachable

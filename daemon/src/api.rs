@@ -24,6 +24,7 @@ mod routes;
 mod runs;
 pub mod server;
 mod shares;
+mod why;
 pub mod wire;
 mod workspaces;
 

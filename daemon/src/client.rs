@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api::wire::{
     AddPeer, Check, CloneRequest, CreateWorkspace, CreatedWorkspace, Health, List, MountRequest, NodeStatus,
-    Operation, Peer, RemoteWorkspaces, Replica, RunRequest, Share, ShareRequest, Version, Workspace,
+    Operation, Peer, RemoteWorkspaces, Replica, RunRequest, Share, ShareRequest, Version, Why, Workspace,
     WorkspaceDetails,
 };
 use crate::runtime::Plan;
@@ -178,6 +178,11 @@ impl Client {
     /// uses it.
     pub async fn remove_clone(&self, id: &str) -> Result<()> {
         self.call(Method::DELETE, &path(["clones", id])).await
+    }
+
+    /// What is known of an absolute path in a workspace, mount or clone.
+    pub async fn why(&self, path: &str) -> Result<Why> {
+        self.read(&query("/why", &[("path", Some(path))])).await
     }
 
     /// How to run a command in a workspace; the caller then does it.

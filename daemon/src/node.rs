@@ -18,6 +18,7 @@ mod target;
 #[cfg(test)]
 pub(crate) mod testing;
 mod user;
+mod why;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

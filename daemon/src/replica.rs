@@ -19,7 +19,7 @@ use twinshare_transport::client::Remote;
 use twinshare_transport::identity::PeerId;
 
 use crate::api::replica_control::{BoxFuture, ReplicaControl, ReplicaError, ReplicaSpec};
-use crate::api::wire::{Replica, ReplicaKind, ReplicaRoot};
+use crate::api::wire::{Replica, ReplicaKind, ReplicaRoot, WhyFound};
 use crate::home::Home;
 use crate::operation::Task;
 
@@ -202,6 +202,20 @@ impl ReplicaControl for Replicas {
 
     fn hold<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>> {
         Box::pin(self.hold_mounted(id))
+    }
+
+    fn account<'a>(
+        &'a self,
+        id: &'a str,
+        root: u32,
+        path: &'a str,
+    ) -> BoxFuture<'a, Result<Option<WhyFound>, ReplicaError>> {
+        Box::pin(async move {
+            let spec = self.find(id)?.spec;
+            let request = Request::Account { id: id.to_owned(), root, path: path.to_owned() };
+            let told = self.supervisor.account(&spec, &request).await;
+            told.map_err(|failure| from_failure(failure, &spec))
+        })
     }
 
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ReplicaError>> {

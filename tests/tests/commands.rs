@@ -236,7 +236,8 @@ fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     b.says("workspace show /home/copy", &["clone          ada/project", "peer           answers"])?;
     ensure!(b.document("workspace show /home/here")?["kind"] == "view");
     b.says("workspace status /home/here", &["mount          ada/project", "state          mounted\n"])?;
-    b.ends("workspace wait /home/here", 2, &["is a mount, not a clone"])?;
+    why(b)?;
+    b.ends("workspace wait /home/here", 2, &["is a mount, not a clone", "workspace clone ada/project"])?;
     b.says("workspace wait /home/copy --timeout 60", &["/home/copy is mounted, complete; it stays so"])?;
     ensure!(b.document("workspace status /home/copy")?["settling"]["stage"] == "complete");
 
@@ -252,7 +253,9 @@ fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     let user = b.user.program("sleep").arg("1000").dir("/home/here").start()?;
     b.ends("unmount /home/here", 6, &["error: ", "is in use by sleep", "hint: "])?;
     drop(user);
-    b.says("unmount /home/here", &["/home/here is unmounted"])?;
+    // The command is not in its own way.
+    let unmounted = b.user.twinshare(&["unmount", "."]).dir("/home/here").run(COMMAND_BOUND)?.success()?;
+    ensure!(unmounted.contains("/home/here is unmounted"), "{unmounted}");
     b.ends("unmount /home/here", 3, &["nothing here is called", "hint: "])?;
     // In the user's home, where `twinshare` is a directory.
     b.ends("unmount twinshare", 3, &["nothing here is called", "write `./twinshare`"])?;
@@ -281,8 +284,13 @@ fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     b.says("workspace settle /home/copy", &["/home/copy is an ordinary directory now"])?;
     ensure!(b.document("workspace settle /home/copy")?["receipt"]["files"].as_u64() > Some(3));
     b.ends("unmount /home/copy", 2, &["there is nothing to unmount"])?;
+    b.ends("workspace create /home/copy", 1, &["a clone of ada/project that has settled", "workspace rm"])?;
+    b.says("why /home/copy/fails.sh", &["that has settled", "an ordinary file"])?;
     b.says("workspace rm /home/copy --yes", &["the clone is forgotten", "its files stay"])?;
     ensure!(read("/home/copy", "fails.sh")?.success()? == "exit 42\n");
+    // Of a clone and a mount of one name, the clone has more to tell.
+    b.says("workspace status project", &["clone          ada/project"])?;
+    b.ends("workspace status project", 0, &["also a mount: /root/twinshare/peers/ada/project"])?;
     // A directory below the current one is one too, and a directory in a workspace is where a run starts.
     b.says("workspace show twinshare/project", &["clone          ada/project"])?;
     for directory in
@@ -291,6 +299,21 @@ fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
         b.says(&format!("run {directory} -- pwd"), &[PROJECT])?;
     }
     b.says("workspace rm twinshare/project --yes", &["is removed"]).map(drop)
+}
+
+fn why(b: &Typist<'_>) -> Result<()> {
+    let parts = ["the mount of ada/project, /home/here", "at its origin  /home/project/data", "nothing yet"];
+    b.says("why /home/here/data", &parts)?;
+    b.user.program("cat").arg("/home/here/data").run(BOUND)?.success()?;
+    let told = b.document("why /home/here/data")?;
+    let found = &told["found"];
+    ensure!(told["place"] == "mount" && found["presence"] == "resident", "{told}");
+    ensure!(found["came"]["bytes_demand"].as_u64() > Some(0), "{told}");
+    ensure!(found["waited"]["first_by"]["name"] == "cat", "{told}");
+    b.says("why /home/here/data", &["all of it, 100 kB", "from ada, ", "first by cat (pid"])?;
+    b.says("why /home/here", &["files below it", "peer           answers"])?;
+    b.ends("why /home/here/none", 3, &["there is nothing at /home/here/none"])?;
+    b.ends("why /proc", 3, &["lies in no workspace", "hint: "])
 }
 
 fn runs(b: &Typist<'_>) -> Result<()> {

@@ -153,6 +153,9 @@ pub enum ApiError {
     /// The directory is in no workspace.
     #[error("{0} lies in no workspace, mount or clone of this node")]
     NotInWorkspace(String),
+    /// Nothing lies at the path.
+    #[error("there is nothing at {0}")]
+    NoSuchFile(String),
     /// The mount or clone is not served at present.
     #[error("{directory} is not mounted now{}", detail.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     NotServed {

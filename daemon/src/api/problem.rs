@@ -178,6 +178,12 @@ impl ApiError {
                 "Not in a workspace",
                 "`twinshare workspace list` shows the directories that are",
             ),
+            Self::NoSuchFile(_) => kind(
+                StatusCode::NOT_FOUND,
+                "no_such_file",
+                "No such file",
+                "check the spelling; names are compared exactly",
+            ),
             Self::NotServed { kind: replica, .. } => kind(
                 StatusCode::CONFLICT,
                 "not_served",

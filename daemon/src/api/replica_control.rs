@@ -11,7 +11,7 @@ use std::pin::Pin;
 use twinshare_transport::client::CallError;
 use twinshare_transport::identity::PeerId;
 
-use crate::api::wire::{Replica, ReplicaKind};
+use crate::api::wire::{Replica, ReplicaKind, WhyFound};
 use crate::config::WhenGone;
 use crate::operation::Task;
 
@@ -61,6 +61,14 @@ pub trait ReplicaControl: fmt::Debug + Send + Sync + 'static {
 
     /// Keeps a replica mounted for a moment, for somebody who is about to use it; returns it as it is then.
     fn hold<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>>;
+
+    /// What is known of the file or directory at `path` below one of its roots; `None` where there is none.
+    fn account<'a>(
+        &'a self,
+        id: &'a str,
+        root: u32,
+        path: &'a str,
+    ) -> BoxFuture<'a, Result<Option<WhyFound>, ReplicaError>>;
 
     /// Unmounts plainly, never lazily, and forgets the replica. What was fetched for a view or an unfinished clone goes
     /// with it, and a directory that was made for it, if nothing else is in it. A settled clone's directory stays.

@@ -16,6 +16,7 @@ mod peer;
 mod problem;
 mod replica;
 mod run;
+mod why;
 mod workspace;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -33,6 +34,10 @@ pub use replica::{
     ReplicaProgress, ReplicaReceipt, ReplicaRoot, ReplicaSettling, ReplicaState, SettlingStage,
 };
 pub use run::RunRequest;
+pub use why::{
+    Program, Reading, Why, WhyCame, WhyDirectory, WhyFile, WhyFound, WhyPlace, WhyPresence, WhyWaitEnd,
+    WhyWaited,
+};
 pub use workspace::{
     Companion, CreateWorkspace, CreatedWorkspace, LeavingLink, PeerFailure, RemoteWorkspace,
     RemoteWorkspaces, Requirement, Share, ShareRequest, Workspace, WorkspaceDetails,

@@ -34,7 +34,7 @@ pub(crate) struct LocalWorkspace {
 
 /// What `[PEER/]NAME` or a directory may mean here.
 #[derive(Clone, Debug)]
-enum Place {
+pub(super) enum Place {
     Own(WorkspaceRecord),
     Replica(Box<Replica>),
 }
@@ -42,16 +42,21 @@ enum Place {
 impl Node {
     /// The one workspace that `text` means: `[PEER/]NAME`, or an absolute path in one.
     pub(crate) async fn local(&self, text: &str) -> Result<LocalWorkspace, ApiError> {
-        let records = self.registry.call(|tables| tables.workspaces()).await?;
-        let (views, clones) =
-            tokio::join!(self.replicas.list(ReplicaKind::View), self.replicas.list(ReplicaKind::Clone));
-        let replicas = views.into_iter().chain(clones);
-        let all = records.into_iter().map(Place::Own).chain(replicas.map(|r| Place::Replica(Box::new(r))));
-        let (place, below) = choose(text, all.collect())?;
+        let (place, below) = choose(text, self.places().await?)?;
         match place {
             Place::Own(record) => self.own(record, &below).await,
             Place::Replica(replica) => replicated(self.started(*replica).await, &below),
         }
+    }
+
+    /// Everything here that may be meant.
+    pub(super) async fn places(&self) -> Result<Vec<Place>, ApiError> {
+        let records = self.registry.call(|tables| tables.workspaces()).await?;
+        let (views, clones) =
+            tokio::join!(self.replicas.list(ReplicaKind::View), self.replicas.list(ReplicaKind::Clone));
+        let replicas = views.into_iter().chain(clones);
+        let replicas = replicas.map(|replica| Place::Replica(Box::new(replica)));
+        Ok(records.into_iter().map(Place::Own).chain(replicas).collect())
     }
 
     /// The replica when it is mounted, and stays so for a moment, when it has settled or has failed, or as it is after

@@ -19,7 +19,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use twinshare_transport::identity::PeerId;
 
 use super::spec::Spec;
-use crate::api::wire::{ReplicaLeftOut, ReplicaProgress, ReplicaSettling};
+use crate::api::wire::{Reading, ReplicaLeftOut, ReplicaProgress, ReplicaSettling, WhyFound};
 use crate::home::{Home, socket};
 
 /// Name of the socket in the process's state directory.
@@ -29,7 +29,7 @@ pub const SOCKET: &str = "control.sock";
 pub const PROTOCOL: u32 = 1;
 
 /// Bytes of one document at most; a longer one ends the connection. What a peer has a say in is bounded for each of
-/// [`REPLICAS_MAX`](super::REPLICAS_MAX) replicas: 2 KiB, which JSON may write as six times as much.
+/// [`REPLICAS_MAX`](super::REPLICAS_MAX) replicas: 4 KiB, which JSON may write as six times as much.
 const LINE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// How long the node waits for an answer that a process has at hand.
@@ -67,6 +67,15 @@ pub enum Request {
     },
     /// Tell about all replicas that are mounted and served.
     Status,
+    /// Tell what is known of one file or directory.
+    Account {
+        /// Of which replica.
+        id: String,
+        /// Below which of its roots.
+        root: u32,
+        /// Where below it.
+        path: String,
+    },
 }
 
 /// What the process answers.
@@ -82,6 +91,8 @@ pub enum Answer {
     Done,
     /// About every replica that is served.
     Status(Vec<Report>),
+    /// About one file or directory; nothing where there is none.
+    Account(Option<Box<WhyFound>>),
     /// Not done, and why.
     Failed(Failure),
 }
@@ -99,6 +110,9 @@ pub struct Report {
     /// How a clone comes to its end.
     #[serde(default)]
     pub settling: Option<ReplicaSettling>,
+    /// Who waits for content.
+    #[serde(default)]
+    pub reading: Vec<Reading>,
 }
 
 /// Why something was not done; the node acts differently on each.

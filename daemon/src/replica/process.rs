@@ -23,6 +23,7 @@ use super::remotes::Remotes;
 use super::roster::Roster;
 use super::served::Served;
 use super::spec::Spec;
+use crate::api::wire::WhyFound;
 use crate::config::Config;
 use crate::home::{Home, socket};
 use crate::log::{self, LogError};
@@ -207,6 +208,10 @@ impl Host {
             Request::Status => {
                 return Answer::Status(self.roster.serving().iter().map(|served| served.report()).collect());
             }
+            Request::Account { id, root, path } => {
+                let told = self.account(&id, root, path).await;
+                return told.map_or_else(Answer::Failed, |found| Answer::Account(found.map(Box::new)));
+            }
             Request::Attach(spec) => self.attach(*spec).await,
             Request::Detach { id } => self.detach(&id).await,
             Request::Settle { id } => self.settle(&id).await,
@@ -244,6 +249,10 @@ impl Host {
     async fn hold(&self, id: &str) -> Result<(), Failure> {
         self.roster.find(id)?.hold().await;
         Ok(())
+    }
+
+    async fn account(&self, id: &str, root: u32, path: String) -> Result<Option<WhyFound>, Failure> {
+        self.roster.find(id)?.account(root, path).await
     }
 
     async fn detach_all(self: Arc<Self>) {

@@ -24,11 +24,12 @@ use super::roster::{Life, NotStarted};
 use super::settled;
 use super::spec::{self, Spec};
 use crate::api::wire::{
-    self, ReplicaKind, ReplicaLeftOut, ReplicaLeftOutEntry, ReplicaProgress, ReplicaRoot,
+    self, ReplicaKind, ReplicaLeftOut, ReplicaLeftOutEntry, ReplicaProgress, ReplicaRoot, UnixTime,
 };
 use crate::chain::chain;
 use crate::home::Home;
 
+mod account;
 mod settle;
 
 use settle::Settling;
@@ -64,6 +65,8 @@ pub(super) struct Served {
     unmounted: tokio::sync::Mutex<usize>,
     roots: Vec<ReplicaRoot>,
     settling: Settling,
+    /// When it was opened.
+    since: UnixTime,
     /// What the snapshot lacks, once its manifest is complete.
     left_out: OnceLock<Option<ReplicaLeftOut>>,
 }
@@ -102,6 +105,7 @@ impl Served {
             unmounted: tokio::sync::Mutex::default(),
             roots,
             settling: Settling::new(),
+            since: UnixTime::now(),
             left_out: OnceLock::new(),
         };
         match outcome {
@@ -143,6 +147,7 @@ impl Served {
             id: self.spec.id.clone(),
             left_out: self.left_out().clone(),
             settling: self.settling(&status),
+            reading: self.reading(),
             progress: ReplicaProgress {
                 changed: self.replica.is_changed(),
                 ..progress(&status, self.settling.pace(&status), availability)

@@ -110,6 +110,7 @@ impl Replicas {
             progress: report.map(|report| report.progress.clone()),
             was_there: false,
             left_out: report.and_then(|report| report.left_out.clone()),
+            reading: report.map(|report| report.reading.clone()).unwrap_or_default(),
             settling: report.and_then(|report| report.settling.clone()),
             receipt: settled.as_ref().map(receipt),
         }

@@ -20,6 +20,7 @@ use super::settled;
 use super::spec::Spec;
 use super::{ATTACH_WITHIN, LOG};
 use crate::api::replica_control::BoxFuture;
+use crate::api::wire::WhyFound;
 use crate::home::Home;
 
 mod repair;
@@ -134,7 +135,22 @@ impl Supervisor {
         match control::ask(&self.home, process, &Request::Status, ANSWER_WITHIN).await {
             Ok(Answer::Status(reports)) => Reports::Told(reports),
             Err(error) if is_absent(&error) => Reports::Absent,
-            Ok(Answer::Hello { .. } | Answer::Done | Answer::Failed(_)) | Err(_) => Reports::Silent,
+            Ok(Answer::Hello { .. } | Answer::Done | Answer::Failed(_) | Answer::Account(_)) | Err(_) => {
+                Reports::Silent
+            }
+        }
+    }
+
+    /// What a process tells of one file.
+    pub(super) async fn account(&self, spec: &Spec, request: &Request) -> Result<Option<WhyFound>, Failure> {
+        let other = |what: String| Err(Failure::Other(format!("the replica process {what}")));
+        match control::ask(&self.home, &spec.process, request, ANSWER_WITHIN).await {
+            Ok(Answer::Account(found)) => Ok(found.map(|found| *found)),
+            Ok(Answer::Failed(failure)) => Err(failure),
+            Ok(Answer::Status(_) | Answer::Hello { .. } | Answer::Done) => {
+                other("answered something else".into())
+            }
+            Err(error) => other(format!("does not answer: {error}")),
         }
     }
 
@@ -245,7 +261,9 @@ impl Supervisor {
         match line.ask(request, ATTACH_WITHIN).await? {
             Answer::Done => Ok(Ok(pid)),
             Answer::Failed(failure) => Ok(Err(failure)),
-            Answer::Status(_) | Answer::Hello { .. } => Err(io::ErrorKind::InvalidData.into()),
+            Answer::Status(_) | Answer::Hello { .. } | Answer::Account(_) => {
+                Err(io::ErrorKind::InvalidData.into())
+            }
         }
     }
 
@@ -256,7 +274,7 @@ impl Supervisor {
             Ok(Answer::Done) => Some(Ok(())),
             Ok(Answer::Failed(Failure::NoSuchReplica)) => None,
             Ok(Answer::Failed(failure)) => Some(Err(failure)),
-            Ok(Answer::Status(_) | Answer::Hello { .. }) => {
+            Ok(Answer::Status(_) | Answer::Hello { .. } | Answer::Account(_)) => {
                 Some(Err(Failure::Other("the replica process answered something else".into())))
             }
             Err(error) if is_absent(&error) => None,
@@ -285,7 +303,7 @@ impl Supervisor {
             Ok(Answer::Done | Answer::Failed(Failure::NoSuchReplica)) => Ok(Stopped::Over),
             Ok(Answer::Failed(Failure::Leaving)) => Ok(Stopped::Leaving),
             Ok(Answer::Failed(failure)) => Err(failure),
-            Ok(Answer::Status(_) | Answer::Hello { .. }) => {
+            Ok(Answer::Status(_) | Answer::Hello { .. } | Answer::Account(_)) => {
                 Err(Failure::Other("the replica process answered something else".into()))
             }
             Err(error) if is_absent(&error) => Ok(Stopped::Over),

@@ -161,6 +161,7 @@ mod tests {
             roots: ["/w"].iter().chain(companions).map(root).collect(),
             progress: None,
             left_out: None,
+            reading: Vec::new(),
             settling: None,
             receipt: Some(ReplicaReceipt {
                 settled_at: UnixTime(0),

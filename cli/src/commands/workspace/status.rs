@@ -1,11 +1,13 @@
 //! `twinshare workspace status`
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use twinshare_daemon::api::wire::{
-    Availability, Replica, ReplicaProgress, ReplicaReceipt, ReplicaSettling, ReplicaState, SettlingStage,
+    Availability, Program, Reading, Replica, ReplicaProgress, ReplicaReceipt, ReplicaSettling, ReplicaState,
+    SettlingStage,
 };
 
 use super::list::{full_name, here_of_all, kind, state};
@@ -17,7 +19,8 @@ use crate::text::{bytes, count, date, shown, span};
 
 /// How a clone or mount does.
 ///
-/// How much of it is here, how fast the rest comes, and who keeps a complete clone from becoming an ordinary directory.
+/// How much of it is here, how fast the rest comes, who waits for which file now, and who keeps a complete clone from
+/// becoming an ordinary directory.
 /// Where a clone and a mount have the name, the clone is shown.
 #[derive(Debug, Args)]
 #[command(before_help = "Examples:
@@ -60,7 +63,31 @@ fn people(replica: &Replica) -> Result<()> {
         Availability::Reachable => "answers",
         Availability::Gone => "does not answer; what is here stays readable",
     };
-    line(format!("peer           {peer}"))
+    line(format!("peer           {peer}"))?;
+    replica.reading.iter().try_for_each(|read| line(reading(read, &replica.directory)))?;
+    match &replica.left_out {
+        Some(left_out) => line(format!(
+            "left out       {} of the peer's files and directories; `twinshare workspace show` says which",
+            left_out.total
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A read that waits: `data/model.bin (python3, pid 4711), waiting 1.2 s`.
+fn reading(reading: &Reading, directory: &str) -> String {
+    let program = match &reading.program {
+        Some(Program { pid, name }) => format!("{}, pid {pid}", shown(name)),
+        None => "who cannot be seen from here".to_owned(),
+    };
+    let (path, waits) = (below(directory, &reading.path), span(Duration::from_millis(reading.waits_ms)));
+    format!("reading now    {} ({program}), waiting {waits}", shown(&path))
+}
+
+/// A path as it is found below the workspace's directory, if it lies there.
+fn below(directory: &str, path: &str) -> String {
+    let below = Path::new(path).strip_prefix(directory).ok().and_then(Path::to_str);
+    below.unwrap_or(path).to_owned()
 }
 
 /// Its state, with what it waits for.
@@ -112,6 +139,16 @@ fn here(replica: &Replica, progress: &ReplicaProgress) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_waits_is_named_with_the_file() {
+        let read = |path: &str, program| Reading { path: path.to_owned(), program, waits_ms: 1_200 };
+        let python = Program { pid: 4711, name: "python3".to_owned() };
+        let said = reading(&read("/m/demo/data/model.bin", Some(python)), "/m/demo");
+        assert_eq!(said, "reading now    data/model.bin (python3, pid 4711), waiting 1.2 s");
+        let said = reading(&read("/kept/1/bin\u{1b}", None), "/m/demo");
+        assert_eq!(said, "reading now    /kept/1/bin\\u{1b} (who cannot be seen from here), waiting 1.2 s");
+    }
 
     #[test]
     fn what_it_waits_for_is_said() {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{PeerRef, UnixTime};
+use super::{PeerRef, Reading, UnixTime};
 
 /// Mounts a peer's workspace as a read-only view.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -87,6 +87,9 @@ pub struct Replica {
     /// not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_out: Option<ReplicaLeftOut>,
+    /// Who waits for content that is not here, the longest wait first; eight at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reading: Vec<Reading>,
     /// How a clone is about to become an ordinary directory; absent for views and while no process serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settling: Option<ReplicaSettling>,

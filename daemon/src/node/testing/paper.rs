@@ -12,7 +12,7 @@ use twinshare_transport::identity::Identity;
 use twinshare_transport::protocol::Hello;
 
 use crate::api::replica_control::{BoxFuture, ReplicaControl, ReplicaError, ReplicaSpec};
-use crate::api::wire::{PeerRef, ProgressUnit, Replica, ReplicaKind, ReplicaState, UnixTime};
+use crate::api::wire::{PeerRef, ProgressUnit, Replica, ReplicaKind, ReplicaState, UnixTime, WhyFound};
 use crate::config::Config;
 use crate::discovery::Seen;
 use crate::home::Home;
@@ -39,6 +39,7 @@ pub(crate) fn replica(id: &str, kind: ReplicaKind) -> Replica {
         roots: Vec::new(),
         progress: None,
         left_out: None,
+        reading: Vec::new(),
         settling: None,
         receipt: None,
     }
@@ -111,6 +112,17 @@ impl ReplicaControl for PaperReplicas {
 
     fn hold<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>> {
         self.status(id)
+    }
+
+    /// A link wherever it is asked, but for `none`.
+    fn account<'a>(
+        &'a self,
+        id: &'a str,
+        _root: u32,
+        path: &'a str,
+    ) -> BoxFuture<'a, Result<Option<WhyFound>, ReplicaError>> {
+        let found = self.find(id).map(|_| (path != "none").then_some(WhyFound::Symlink));
+        Box::pin(async { found })
     }
 
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ReplicaError>> {

@@ -78,6 +78,7 @@ fn attaches_for_ever(request: &Request) -> Option<Answer> {
         | Request::Settle { .. }
         | Request::Hold { .. }
         | Request::Addresses { .. }
+        | Request::Account { .. }
         | Request::Status => Some(Answer::Done),
     }
 }
