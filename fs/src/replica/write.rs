@@ -279,6 +279,11 @@ impl Engine {
     fn truncate_now(&self, inode: &Arc<Inode>, size: u64) -> Result<(), WriteError> {
         let file = self.file_for_writing(inode)?;
         let (before, remote) = (inode.size(), inode.remote());
+        if size < remote && !size.is_multiple_of(BLOCK_BYTES) {
+            // The block in which it then ends counts as local from here on: were it not on the disk after a power failure,
+            // what is left of it would be taken for a hole.
+            rustix::fs::fdatasync(&file)?;
+        }
         // Before a cut, so that nobody reads beyond it; after a growth, so that nobody reads before it.
         inode.set_size(before.min(size));
         if let Err(errno) = rustix::fs::ftruncate(&file, size) {
