@@ -55,6 +55,9 @@ pub struct RootBinding {
     pub origin: String,
     /// Whether the command may change it. A root that is mounted read-only stays read-only either way.
     pub writable: bool,
+    /// A second place at which it is visible, such as the path of the clone itself; not where another root lies around
+    /// that place.
+    pub also_at: Option<String>,
 }
 
 /// Who asks for the run.
@@ -73,8 +76,6 @@ pub struct Caller {
 pub struct Request {
     /// The workspace first, then its companions; at least one, at most [`ROOTS_MAX`].
     pub roots: Vec<RootBinding>,
-    /// A second place at which the workspace is visible: the path of the clone or view itself.
-    pub also_at: Option<String>,
     /// The command and its arguments; not empty.
     pub command: Vec<String>,
     /// Variables set for the command, over what the caller's environment passes on.

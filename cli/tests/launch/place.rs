@@ -64,10 +64,14 @@ impl Place {
             fs::set_permissions(path("workspace").join(name), fs::Permissions::from_mode(0o755)).unwrap();
         }
         let text = |name: &str| path(name).to_str().unwrap().to_owned();
-        let workspace = RootBinding { host: text("workspace"), origin: origin.to_owned(), writable: false };
+        let workspace = RootBinding {
+            host: text("workspace"),
+            origin: origin.to_owned(),
+            writable: false,
+            also_at: None,
+        };
         let request = Request {
             roots: vec![workspace],
-            also_at: None,
             command: Vec::new(),
             environment: BTreeMap::new(),
             search: Vec::new(),

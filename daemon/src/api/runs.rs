@@ -65,7 +65,9 @@ type Turn = Arc<SemaphorePermit<'static>>;
 
 async fn planned(asked: RunRequest, local: LocalWorkspace, home: Home) -> Result<Plan, ApiError> {
     let turn = Arc::new(PLANNING.acquire().await.map_err(ApiError::internal)?);
-    let roots = Roots::new(local.roots.iter().cloned());
+    // What is visible at a second place too is looked up there.
+    let second = local.roots.iter().take(local.also_here).map(|root| Root::in_place(root.here.clone()));
+    let roots = Roots::new(local.roots.iter().cloned().chain(second));
     let planning = tokio::spawn(working(&turn, move || request(&asked, &local, &home)));
     // Meanwhile: both wait for the same peer. The plan is good without it, so a slow peer does not hold it up.
     let looking = tokio::spawn(working(&turn, move || Ok(requirements(&roots))));
@@ -112,11 +114,12 @@ fn request(asked: &RunRequest, local: &LocalWorkspace, home: &Home) -> Result<Re
     let mut roots = Vec::new();
     for (place, root) in local.roots.iter().enumerate() {
         let writable = place == 0 && local.writable;
-        roots.push(RootBinding { host: text(&root.here)?, origin: text(&root.origin)?, writable });
+        let host = text(&root.here)?;
+        let also_at = (place < local.also_here).then(|| host.clone());
+        roots.push(RootBinding { host, origin: text(&root.origin)?, writable, also_at });
     }
     Ok(Request {
         roots,
-        also_at: local.also_at.as_deref().map(text).transpose()?,
         command,
         environment: variables,
         search,

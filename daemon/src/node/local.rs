@@ -26,8 +26,9 @@ pub(crate) struct LocalWorkspace {
     pub(crate) roots: Vec<Root>,
     /// Whether its own tree may be written to.
     pub(crate) writable: bool,
-    /// Where it also has to be visible: a replica at its own path, not only at its origin's.
-    pub(crate) also_at: Option<PathBuf>,
+    /// How many of its trees are also to be visible where they lie here, the first ones: a replica at its own path, not
+    /// only at its origin's, and what the environments of a settled clone refer to.
+    pub(crate) also_here: usize,
     /// Where in it to start, on the origin's paths; absent for its top.
     pub(crate) start: Option<PathBuf>,
 }
@@ -90,7 +91,7 @@ impl Node {
         let roots = tokio::task::spawn_blocking(read).await.map_err(ApiError::internal)??;
         let roots: Vec<_> = roots.into_iter().map(Root::in_place).collect();
         let start = start(&roots, below);
-        Ok(LocalWorkspace { roots, writable: true, also_at: None, start })
+        Ok(LocalWorkspace { roots, writable: true, also_here: 0, start })
     }
 }
 
@@ -115,7 +116,8 @@ fn replicated(replica: Replica, below: &Path) -> Result<LocalWorkspace, ApiError
     let roots: Vec<_> = replica.roots.into_iter().map(root).collect();
     let start = start(&roots, below);
     let writable = replica.kind == ReplicaKind::Clone;
-    Ok(LocalWorkspace { roots, writable, also_at: Some(replica.directory.into()), start })
+    let also_here = if replica.state == ReplicaState::Settled { roots.len() } else { 1 };
+    Ok(LocalWorkspace { roots, writable, also_here, start })
 }
 
 /// Where to start, as a path of the origin.
@@ -250,7 +252,9 @@ mod tests {
         let local = replicated(view.clone(), Path::new("src")).unwrap();
         assert_eq!(local.start.as_deref(), Some(Path::new("/home/anna/demo/src")));
         assert_eq!((local.writable, local.roots.len()), (false, 2));
-        assert_eq!(local.also_at.as_deref(), Some(Path::new("/m/demo")));
+        assert_eq!(local.also_here, 1);
+        let settled = Replica { state: ReplicaState::Settled, ..view.clone() };
+        assert_eq!(replicated(settled, Path::new("")).unwrap().also_here, 2);
         assert_eq!(replicated(view.clone(), Path::new("")).unwrap().start, None);
         view.state = ReplicaState::Failed;
         view.detail = Some("it died".to_owned());
@@ -264,6 +268,6 @@ mod tests {
         clone.state = ReplicaState::Starting;
         let fixture = node(PaperReplicas::of([clone])).await;
         let local = fixture.node.local("demo").await.unwrap();
-        assert_eq!(local.also_at.as_deref(), Some(Path::new("/nowhere/r")));
+        assert_eq!(local.also_here, 1);
     }
 }

@@ -121,10 +121,11 @@ fn check(request: &Request) -> Result<(), PlanError> {
     })
 }
 
-/// Every place at which a root has to be visible.
+/// Every place at which a root is to be visible.
 fn places(request: &Request) -> impl Iterator<Item = (&String, &RootBinding)> {
-    let second = request.also_at.iter().zip(&request.roots).filter(|(path, root)| **path != root.origin);
-    request.roots.iter().map(|root| (&root.origin, root)).chain(second)
+    let first = request.roots.iter().map(|root| (&root.origin, root));
+    let second = request.roots.iter().filter_map(|root| Some((root.also_at.as_ref()?, root)));
+    first.chain(second.filter(|(path, root)| **path != root.origin))
 }
 
 /// The home directory inside: the caller's own, unless that is one no directory may cover.
@@ -221,10 +222,18 @@ fn place_roots(layout: &mut Layout<'_>, request: &Request) -> Result<Vec<String>
         if reserved(&place) || beyond_reach {
             return Err(PlanError::Reserved { path: path.clone() });
         }
+        let is_second = *path != root.origin;
         if taken.contains(&place) {
+            if is_second {
+                continue;
+            }
             return Err(PlanError::Inside { path: path.clone(), other: place });
         }
-        let place = layout.place(path, Mount::From { host: root.host.clone(), writable: root.writable })?;
+        let mount = Mount::From { host: root.host.clone(), writable: root.writable };
+        let place = match layout.place(path, mount) {
+            Err(PlanError::Inside { .. }) if is_second => continue,
+            placed => placed?,
+        };
         if root.writable {
             writable.push(place.clone());
         }

@@ -78,10 +78,10 @@ pub(super) fn request(roots: &[(&str, &str)]) -> Request {
         host: (*host).to_owned(),
         origin: (*origin).to_owned(),
         writable: false,
+        also_at: None,
     };
     Request {
         roots: roots.iter().map(root).collect(),
-        also_at: None,
         command: vec!["python".to_owned(), "run.py".to_owned()],
         environment: BTreeMap::new(),
         search: Vec::new(),
@@ -260,7 +260,7 @@ fn a_shown_home_keeps_the_nodes_state_hidden() {
 #[test]
 fn a_clone_is_visible_at_its_own_path_too() {
     let mut request = request(&[("/home/me/twinshare/ws", "/home/alice/ws")]);
-    request.also_at = Some("/home/me/twinshare/ws".to_owned());
+    request.roots[0].also_at = Some("/home/me/twinshare/ws".to_owned());
     request.roots[0].writable = true;
     let bound =
         ["--bind /home/me/twinshare/ws /home/alice/ws", "--bind /home/me/twinshare/ws /home/me/twinshare/ws"];
@@ -279,6 +279,29 @@ fn a_clone_is_visible_at_its_own_path_too() {
             "/home/me/twinshare/ws",
         ]
     );
+}
+
+#[test]
+fn companions_are_visible_where_they_are_kept_unless_something_lies_around_it() {
+    let kept = "/home/me/.local/state/twinshare/replicas/a/kept/1";
+    let with = |origin: &str| {
+        let mut request = request(&[("/home/me/ws", origin), (kept, "/opt/py")]);
+        for root in &mut request.roots {
+            root.also_at = Some(root.host.clone());
+        }
+        request
+    };
+    let here = format!("--ro-bind {kept} {kept}");
+    let there = format!("--ro-bind {kept} /opt/py");
+    check(&[], &with("/home/alice/ws"), &["/opt/py", "/home/me/.local"], &[&here, &there]);
+    // A run of the caller who sees the home does not see the rest of what is in the state.
+    let state = ["/home/me/.local/", "/home/me/.local/state/", "/home/me/.local/state/twinshare/"];
+    let shown = Request { show_home: true, ..with("/home/alice/ws") };
+    let hidden = "/home/me/.local/state/twinshare";
+    let (empty, last) = (format!("--tmpfs {hidden}"), format!("--remount-ro {hidden}"));
+    check(&state, &shown, &["/opt/py", hidden], &[&empty, &here, &there, &last]);
+    let covers = "--ro-bind /home/me/ws /home/me/.local";
+    check(&[], &with("/home/me/.local"), &["/opt/py", "/home/me/.local"], &[covers, &there]);
 }
 
 #[test]
