@@ -30,6 +30,7 @@ mod making;
 mod pace;
 mod place;
 pub mod process;
+mod relocated;
 mod remotes;
 mod roster;
 mod served;

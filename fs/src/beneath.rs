@@ -22,7 +22,7 @@ const TRIES: u32 = 16;
 ///
 /// The last component may be a symbolic link only with `PATH | NOFOLLOW`, and is opened, not followed. A component
 /// that is a link is ELOOP, one on another filesystem EXDEV. Never waits for a FIFO's other end.
-pub(crate) fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+pub fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let mut rest = path;
     let mut at: Option<OwnedFd> = None;
     while rest.len() > PATH_BYTES_MAX {
@@ -37,7 +37,7 @@ pub(crate) fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<O
 
 /// Opens the directory at `path` beneath `root`, making what is missing of it with mode 0700. The descriptor is good
 /// for reaching names in it alone (`O_PATH`).
-pub(crate) fn make_directories(root: BorrowedFd<'_>, path: &RelPath) -> Result<OwnedFd, Errno> {
+pub fn make_directories(root: BorrowedFd<'_>, path: &RelPath) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     match open(root, path.as_bytes(), flags) {
         Err(Errno::NOENT) => {}
@@ -60,7 +60,7 @@ pub(crate) fn make_directories(root: BorrowedFd<'_>, path: &RelPath) -> Result<O
 }
 
 /// The names in the directory at `path` beneath `root`, without `.` and `..`, in no order.
-pub(crate) fn names(root: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
+pub fn names(root: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
     // Opened for this list alone: a descriptor that was listed before stands at its end.
     let directory = open(root, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
     let mut names = Vec::new();

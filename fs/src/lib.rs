@@ -5,7 +5,7 @@
 //! kernel. It knows nothing of networks, HTTP or configuration files: an origin may be a directory on this disk or
 //! a peer on the other side of the world, and nothing here can tell which.
 
-mod beneath;
+pub mod beneath;
 #[cfg(test)]
 mod busy_directory;
 mod clock;

@@ -2,6 +2,7 @@
 
 mod clone;
 mod create;
+mod edits;
 mod list;
 mod rm;
 mod settle;

@@ -40,9 +40,10 @@ pub(super) async fn create(
     id: RequestId,
     Body(asked): Body<CloneRequest>,
 ) -> Result<Begun, ApiError> {
-    let CloneRequest { workspace, directory, when_gone, settle } = asked;
-    let keep_mounted = settle == Some(false);
-    begin(&node, id, Asked { kind: ReplicaKind::Clone, workspace, directory, when_gone, keep_mounted }).await
+    let CloneRequest { workspace, directory, when_gone, settle, relocate } = asked;
+    let (keep_mounted, keep_paths) = (settle == Some(false), relocate == Some(false));
+    let kind = ReplicaKind::Clone;
+    begin(&node, id, Asked { kind, workspace, directory, when_gone, keep_mounted, keep_paths }).await
 }
 
 /// One clone.

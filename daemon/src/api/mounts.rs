@@ -33,8 +33,8 @@ pub(super) async fn create(
     Body(asked): Body<MountRequest>,
 ) -> Result<Begun, ApiError> {
     let MountRequest { workspace, directory, when_gone } = asked;
-    begin(&node, id, Asked { kind: ReplicaKind::View, workspace, directory, when_gone, keep_mounted: true })
-        .await
+    let (kind, keep_mounted, keep_paths) = (ReplicaKind::View, true, true);
+    begin(&node, id, Asked { kind, workspace, directory, when_gone, keep_mounted, keep_paths }).await
 }
 
 /// One mounted view.

@@ -35,6 +35,8 @@ pub struct ReplicaSpec {
     pub directory: Option<PathBuf>,
     /// Whether a clone stays mounted when it is complete and nobody uses it.
     pub keep_mounted: bool,
+    /// Whether a settled clone's environments keep the paths of their origin.
+    pub keep_paths: bool,
     /// What a read does while the peer is away.
     pub when_gone: WhenGone,
 }
@@ -53,7 +55,7 @@ pub trait ReplicaControl: fmt::Debug + Send + Sync + 'static {
     /// All replicas of a kind, by creation. A process that does not answer in time is listed without progress.
     fn list(&self, kind: ReplicaKind) -> BoxFuture<'_, Vec<Replica>>;
 
-    /// One replica with its progress.
+    /// One replica with its progress and, once it has settled, with all that was edited in it.
     fn status<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Replica, ReplicaError>>;
 
     /// Has a clone become an ordinary directory, now; returns it as it is then. One that has settled stays so.

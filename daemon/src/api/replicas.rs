@@ -20,6 +20,7 @@ pub(super) struct Asked {
     pub(super) directory: Option<String>,
     pub(super) when_gone: Option<String>,
     pub(super) keep_mounted: bool,
+    pub(super) keep_paths: bool,
 }
 
 /// An operation that was just started: 202, with the place to watch it.
@@ -52,6 +53,7 @@ pub(super) async fn begin(node: &Shared, id: RequestId, asked: Asked) -> Result<
         workspace: found.workspace.to_string(),
         directory,
         keep_mounted: asked.keep_mounted,
+        keep_paths: asked.keep_paths,
         when_gone: when_gone.unwrap_or(node.config().when_gone),
     };
     let (kind, line) = match asked.kind {

@@ -14,6 +14,7 @@ mod node;
 mod operation;
 mod peer;
 mod problem;
+mod relocation;
 mod replica;
 mod run;
 mod why;
@@ -29,6 +30,7 @@ pub use node::{DiscoveryInterface, Health, InterfaceState, Mode, NodeStatus, Ver
 pub use operation::{Operation, OperationKind, OperationResult, OperationState, Progress, ProgressUnit};
 pub use peer::{AddPeer, Peer, PeerRef, PeerSource};
 pub use problem::{PROBLEM_MEDIA_TYPE, Problem};
+pub use relocation::{EditKind, ReplacedPath, ReplicaEdit, ReplicaNotEdited, ReplicaRelocation};
 pub use replica::{
     Availability, CloneRequest, MountRequest, Replica, ReplicaKind, ReplicaLeftOut, ReplicaLeftOutEntry,
     ReplicaProgress, ReplicaReceipt, ReplicaRoot, ReplicaSettling, ReplicaState, SettlingStage,

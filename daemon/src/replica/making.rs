@@ -51,6 +51,7 @@ impl Replicas {
             made_mount_point: !exists,
             replica_directory: (wanted.kind == ReplicaKind::Clone).then(layout::new_name),
             keep_mounted: wanted.keep_mounted,
+            keep_paths: wanted.keep_paths,
             when_gone: wanted.when_gone,
             created_at: UnixTime::now(),
             ended: false,

@@ -280,6 +280,7 @@ mod tests {
             workspace: workspace.into(),
             directory: None,
             keep_mounted: false,
+            keep_paths: false,
             when_gone: Default::default(),
         };
         let check = |there: &ReplicaSpec, wanted: &ReplicaSpec, expected: bool| {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use twinshare_fs::replica::{Receipt, SettleError, settle};
 
 use super::control::Failure;
+use super::relocated::{Edited, relocate};
 use super::spec::{self, Spec};
 use crate::api::wire::UnixTime;
 use crate::chain::chain;
@@ -28,6 +29,9 @@ pub(super) struct Settled {
     pub(super) concluded: bool,
     /// What it holds of its origin.
     pub(super) receipt: Receipt,
+    /// What was edited in it; nothing where nobody wanted that.
+    #[serde(default)]
+    pub(super) edited: Option<Edited>,
     /// When it was marked.
     pub(super) at: UnixTime,
 }
@@ -35,7 +39,7 @@ pub(super) struct Settled {
 impl Settled {
     /// Of a clone that is to be concluded.
     pub(super) fn begun(receipt: Receipt) -> Self {
-        Self { concluded: false, receipt, at: UnixTime::now() }
+        Self { concluded: false, receipt, edited: None, at: UnixTime::now() }
     }
 
     /// The mark in a replica's state directory, if there is one.
@@ -90,7 +94,10 @@ pub(super) fn conclude(home: &Home, spec: &Spec) -> Result<bool, Failure> {
         root.local = companion(&kept, number).to_string_lossy().into_owned();
     }
     spec::save_roots(&state, &roots).map_err(unkept)?;
-    Settled { concluded: true, ..mark }.save(&state).map_err(unkept)?;
+    let unlisted = |error| Failure::Other(format!("what is edited in it cannot be written down: {error}"));
+    let edited =
+        (!spec.keep_paths).then(|| relocate(&state, &spec.id, &roots)).transpose().map_err(unlisted)?;
+    Settled { concluded: true, edited, ..mark }.save(&state).map_err(unkept)?;
     tracing::info!(replica = spec.id, directory = %spec.mount_point.display(), "it has settled: an ordinary directory");
     Ok(true)
 }

@@ -5,11 +5,15 @@ use std::collections::{BTreeSet, HashMap};
 use twinshare_fs::replica::Receipt;
 
 use super::control::Report;
+use super::relocated::{self, Edited};
 use super::settled::{self, Settled};
 use super::supervisor::Reports;
 use super::{Known, Replicas, blocking, load_roots};
 use crate::api::replica_control::ReplicaError;
-use crate::api::wire::{PeerRef, Replica, ReplicaKind, ReplicaReceipt, ReplicaState, SettlingStage};
+use crate::api::wire::{
+    PeerRef, Replica, ReplicaKind, ReplicaReceipt, ReplicaRelocation, ReplicaRoot, ReplicaState,
+    SettlingStage,
+};
 
 impl Replicas {
     pub(super) async fn show(&self, id: &str) -> Result<Replica, ReplicaError> {
@@ -17,7 +21,25 @@ impl Replicas {
         if report_of(id, &reports).is_none() {
             self.note_settled(id).await;
         }
-        Ok(self.document(&self.find(id)?, &reports))
+        let known = self.find(id)?;
+        let shown = self.document(&known, &reports);
+        Ok(self.with_edits(shown, known.roots).await)
+    }
+
+    /// The same with all that was edited in it.
+    async fn with_edits(&self, mut shown: Replica, roots: Vec<ReplicaRoot>) -> Replica {
+        let Some(relocation) = shown.receipt.as_mut().and_then(|receipt| receipt.relocation.as_mut()) else {
+            return shown;
+        };
+        let state = self.home.replica(&shown.id);
+        match blocking(move || relocated::document(&state, &roots)).await {
+            Ok(Some(all)) => *relocation = all,
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(replica = shown.id, %error, "what was edited in it cannot be told");
+            }
+        }
+        shown
     }
 
     pub(super) async fn show_all(&self, kind: ReplicaKind) -> Vec<Replica> {
@@ -126,5 +148,18 @@ fn report_of<'r>(id: &str, reports: &'r Reports) -> Option<&'r Report> {
 
 fn receipt(settled: &Settled) -> ReplicaReceipt {
     let Receipt { directories, files, symlinks, bytes, companion_bytes } = settled.receipt;
-    ReplicaReceipt { settled_at: settled.at, directories, files, symlinks, bytes, companion_bytes }
+    let relocation = settled.edited.map(|Edited { edited, left }| ReplicaRelocation {
+        edited,
+        left,
+        ..ReplicaRelocation::default()
+    });
+    ReplicaReceipt {
+        settled_at: settled.at,
+        directories,
+        files,
+        symlinks,
+        bytes,
+        companion_bytes,
+        relocation,
+    }
 }

@@ -29,8 +29,9 @@ const FILE: &str = "spec.json";
 /// Name of the file beside it that names the replica's roots.
 const ROOTS: &str = "roots.json";
 
-/// Bytes of a file here at most: 64 roots of 4,095 bytes each, which JSON may write as six.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes of a file here at most. 64 roots of 4,095 bytes each, which JSON may write as six, take 2 MiB; some thousand
+/// edits of a clone more.
+const FILE_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 /// One replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +64,9 @@ pub struct Spec {
     /// Whether a clone stays mounted when it is complete and nobody uses it.
     #[serde(default)]
     pub keep_mounted: bool,
+    /// Whether a settled clone's environments keep the paths of their origin.
+    #[serde(default)]
+    pub keep_paths: bool,
     /// What reads do while the peer is gone.
     pub when_gone: WhenGone,
     /// When it was made.

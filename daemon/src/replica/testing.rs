@@ -22,6 +22,7 @@ pub(super) fn spec(id: &str) -> Spec {
         made_mount_point: true,
         replica_directory: None,
         keep_mounted: false,
+        keep_paths: false,
         when_gone: WhenGone::default(),
         created_at: UnixTime(1),
         ended: false,

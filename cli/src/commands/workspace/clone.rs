@@ -31,6 +31,9 @@ pub(crate) struct Clone {
     /// Keep it mounted when everything is here, until `twinshare workspace settle`
     #[arg(long)]
     no_settle: bool,
+    /// Leave environments as they are, for the paths they had: they work in `twinshare run` alone then
+    #[arg(long)]
+    no_relocate: bool,
 }
 
 impl Clone {
@@ -38,7 +41,8 @@ impl Clone {
         let directory = self.wanted.directory()?;
         let Wanted { workspace, when_gone, format, .. } = self.wanted;
         let settle = self.no_settle.then_some(false);
-        let request = CloneRequest { workspace, directory, when_gone, settle };
+        let relocate = self.no_relocate.then_some(false);
+        let request = CloneRequest { workspace, directory, when_gone, settle, relocate };
         let clone = node::wait(async {
             let client = node::client()?;
             let mut interrupts = Interrupts::listen()?;

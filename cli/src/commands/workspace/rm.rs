@@ -112,7 +112,7 @@ impl Rm {
 /// What goes with a settled clone besides: its companions, where it has any.
 fn companions(clone: &Replica) -> Option<String> {
     let number = clone.roots.len().checked_sub(1).filter(|number| *number > 0)?;
-    let size = clone.receipt.map(|receipt| receipt.companion_bytes).filter(|bytes| *bytes > 0);
+    let size = clone.receipt.as_ref().map(|receipt| receipt.companion_bytes).filter(|bytes| *bytes > 0);
     let size = size.map(|size| format!(" ({})", bytes(size))).unwrap_or_default();
     let paths: Vec<_> = clone.roots.iter().skip(1).map(|root| shown(&root.origin)).collect();
     let paths = paths.join(", ");
@@ -170,6 +170,7 @@ mod tests {
                 symlinks: 0,
                 bytes: 30_000_000,
                 companion_bytes: 20_000_000,
+                relocation: None,
             }),
         };
         fn root(path: &&str) -> ReplicaRoot {

@@ -11,6 +11,7 @@ use crate::output::{Format, line};
 use crate::replicas::clone;
 use crate::text::shown;
 
+use super::edits;
 use super::status::in_words;
 
 /// Make an ordinary directory of a complete clone, now.
@@ -40,7 +41,10 @@ impl Settle {
         self.format.print(&settled, |clone| {
             let directory = shown(&clone.directory);
             match clone.state {
-                ReplicaState::Settled => line(format!("{directory} is an ordinary directory now")),
+                ReplicaState::Settled => {
+                    line(format!("{directory} is an ordinary directory now"))?;
+                    edits::print(clone, edits::SOME)
+                }
                 _ => line(format!("{directory} is {}", in_words(clone))),
             }
         })?;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use twinshare_daemon::api::wire::{Availability, Replica, WorkspaceDetails};
 
 use super::create::belongings;
+use super::edits::{self, with_edits};
 use super::list::{full_name, here_of_all, kind, shared};
 use super::status::in_words;
 use crate::error::Result;
@@ -44,7 +45,7 @@ impl Show {
                 Found::Workspace(workspace) => {
                     Shown::Workspace(Box::new(client.workspace(&workspace.name).await?))
                 }
-                Found::Replica(replica) => Shown::Replica(replica),
+                Found::Replica(replica) => Shown::Replica(Box::new(with_edits(&client, *replica).await?)),
             })
         })?;
         self.format.print(&shown, |shown| match shown {
@@ -82,6 +83,7 @@ fn people_replica(replica: &Replica) -> Result<()> {
             line(format!("               {}: {}", shown(&entry.path), shown(&entry.reason)))?;
         }
     }
+    edits::print(replica, usize::MAX)?;
     let Some(progress) = &replica.progress else { return Ok(()) };
     let peer = match progress.availability {
         Availability::Reachable => "answers",

@@ -10,6 +10,7 @@ use twinshare_daemon::api::wire::{
     SettlingStage,
 };
 
+use super::edits::{self, with_edits};
 use super::list::{full_name, here_of_all, kind, state};
 use crate::error::{Error, Kind, Result};
 use crate::node;
@@ -37,9 +38,10 @@ pub(crate) struct Status {
 impl Status {
     pub(crate) fn run(self) -> Result {
         let (replica, mounts) = node::wait(async {
-            let (found, mounts) = clone_or_mount(&node::client()?, &self.name).await?;
+            let client = node::client()?;
+            let (found, mounts) = clone_or_mount(&client, &self.name).await?;
             match found {
-                Found::Replica(replica) => Ok((replica, mounts)),
+                Found::Replica(replica) => Ok((with_edits(&client, *replica).await?, mounts)),
                 Found::Workspace(workspace) => {
                     let name = shown(&workspace.name);
                     let error = Error::new(Kind::Usage, format!("{name} is a workspace of this machine"));
@@ -47,7 +49,7 @@ impl Status {
                 }
             }
         })?;
-        self.format.print(&replica, |replica| people(replica))?;
+        self.format.print(&replica, people)?;
         mounts.iter().try_for_each(|mount| note(format!("also a mount: {}", shown(mount))))?;
         Ok(ExitCode::SUCCESS)
     }
@@ -103,12 +105,13 @@ pub(super) fn in_words(replica: &Replica) -> String {
 }
 
 fn settled(receipt: &ReplicaReceipt) -> String {
-    let ReplicaReceipt { settled_at, files, bytes: size, .. } = receipt;
+    let ReplicaReceipt { settled_at, files, bytes: size, relocation, .. } = receipt;
     format!(
-        "an ordinary directory since {}, with {} ({}) of its origin's",
+        "an ordinary directory since {}, with {} ({}) of its origin's{}",
         date(*settled_at),
         count(*files, "file"),
-        bytes(*size)
+        bytes(*size),
+        relocation.as_ref().map(edits::in_words).unwrap_or_default()
     )
 }
 

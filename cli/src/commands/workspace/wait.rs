@@ -15,6 +15,7 @@ use crate::progress;
 use crate::replicas::clone;
 use crate::text::{shown, span};
 
+use super::edits;
 use super::status::in_words;
 
 /// Between two looks at the clone.
@@ -49,8 +50,10 @@ impl Wait {
             let mut interrupts = Interrupts::listen()?;
             interrupts.end(self.complete(&client)).await
         })?;
-        self.format
-            .print(&complete, |clone| line(format!("{} is {}", shown(&clone.directory), in_words(clone))))?;
+        self.format.print(&complete, |clone| {
+            line(format!("{} is {}", shown(&clone.directory), in_words(clone)))?;
+            edits::print(clone, edits::SOME)
+        })?;
         Ok(ExitCode::SUCCESS)
     }
 

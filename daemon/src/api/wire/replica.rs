@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{PeerRef, Reading, UnixTime};
+use super::{PeerRef, Reading, ReplicaRelocation, UnixTime};
 
 /// Mounts a peer's workspace as a read-only view.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -35,6 +35,10 @@ pub struct CloneRequest {
     /// not, it stays mounted until it is settled on request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settle: Option<bool>,
+    /// Whether environments in it are edited, once it is an ordinary directory, so that they work at its path (the
+    /// default). What was edited is listed in its receipt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relocate: Option<bool>,
 }
 
 /// What a replica is for.
@@ -126,7 +130,7 @@ pub enum SettlingStage {
 }
 
 /// What a settled clone holds of its origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReplicaReceipt {
     /// When it settled.
     pub settled_at: UnixTime,
@@ -141,6 +145,9 @@ pub struct ReplicaReceipt {
     /// Those of them that are the companions', which the node keeps and removes with the clone.
     #[serde(default)]
     pub companion_bytes: u64,
+    /// What was edited since, so that its environments work at its path; absent where nobody wanted that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relocation: Option<ReplicaRelocation>,
 }
 
 /// What a snapshot lacks of the tree it was taken of: what could not be read, lies on another filesystem, kept changing
