@@ -42,8 +42,7 @@ for name in sorted(files):
 /// # Errors
 /// When the machine lacks what it is made of; `tests/run` installs that.
 pub fn build(host: &Host, project: &str, owner: u32) -> Result<()> {
-    let python = system_python(host)?;
-    copy_interpreter(host, &python)?;
+    let python = interpreter(host)?;
     write_file(host, &format!("{project}/main.py"), PROGRAM)?;
     write_file(host, &format!("{project}/model.bin"), &noise(MODEL_BYTES, 11))?;
     let wheels = copy_wheels(host, &python)?;
@@ -55,6 +54,16 @@ pub fn build(host: &Host, project: &str, owner: u32) -> Result<()> {
         .success()?;
     host.program("chown").args(["-R", &format!("{owner}:{owner}"), project]).run(BOUND)?.success()?;
     Ok(())
+}
+
+/// Puts an interpreter where the environment of [`build`] has it, and says what it is called.
+///
+/// # Errors
+/// As [`build`].
+pub fn interpreter(host: &Host) -> Result<String> {
+    let python = system_python(host)?;
+    copy_interpreter(host, &python)?;
+    Ok(python)
 }
 
 /// `python3.11` or whichever the machine has.
@@ -73,8 +82,11 @@ fn copy_interpreter(host: &Host, python: &str) -> Result<()> {
     host.program("sh").args(["-ec", &script]).run(BOUND).and_then(Ended::success).map(drop)
 }
 
-/// Test hosts have no way out, so the wheel is fetched by `tests/run` and copied to them.
-fn copy_wheels(host: &Host, python: &str) -> Result<String> {
+/// Test hosts have no way out, so wheels are fetched by `tests/run` and copied to them.
+///
+/// # Errors
+/// When there are none.
+pub fn copy_wheels(host: &Host, python: &str) -> Result<String> {
     let from = match env::var_os("TWINSHARE_TEST_WHEELS") {
         Some(given) => PathBuf::from(given),
         None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/test-wheels").join(python),
