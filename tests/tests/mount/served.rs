@@ -201,6 +201,12 @@ impl Served {
         }
     }
 
+    /// Bytes of content that have come from the origin.
+    pub(crate) fn fetched(&mut self) -> Result<u64> {
+        writeln!(self.stdin.as_mut().context("the server has been told to end")?, "fetched")?;
+        Ok(self.line()?.parse()?)
+    }
+
     /// Kills the server; its mount is dead then.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.child.kill()?;

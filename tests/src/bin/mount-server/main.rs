@@ -7,7 +7,8 @@
 //! A view cannot be changed; a clone can, lies beneath its mount point, and answers to all users where it may.
 //!
 //! It says `mounted MODE`, then answers each line with `ok` or `error …`: `stall` and `resume` close and open the
-//! origin's gate, `unmount` tries to unmount, `ended` waits for the end of the session. When its input ends it unmounts by
+//! origin's gate, `unmount` tries to unmount, `ended` waits for the end of the session, `fetched` is answered with the bytes
+//! that have come. When its input ends it unmounts by
 //! itself and ends, so that nothing is left behind by a test that died.
 
 use std::env;
@@ -69,8 +70,8 @@ fn serve(is_clone: bool, source: &Path, at: &Path, state: &Path, when_gone: &Pat
     let mounted = mounter.mount(tree, at, &options, runtime.handle().clone())?;
     say(&format!("mounted {}", mounter.mode()))?;
     for line in stdin().lock().lines() {
-        say(&match obey(&line?, &gate, &mounted) {
-            Ok(()) => "ok".into(),
+        say(&match obey(&line?, &gate, &mounted, &replica) {
+            Ok(answer) => answer,
             Err(error) => format!("error {error:#}"),
         })?;
     }
@@ -95,15 +96,19 @@ fn origin(source: &Path, directory: &Path) -> Result<Arc<LocalOrigin>> {
     Ok(Arc::new(LocalOrigin::open(directory, ReadPool::default())?))
 }
 
-fn obey(line: &str, gate: &Gate, mounted: &MountedRoot) -> Result<()> {
+fn obey(line: &str, gate: &Gate, mounted: &MountedRoot, replica: &Replica) -> Result<String> {
     match line {
+        "fetched" => {
+            let fetched = replica.status().fetched;
+            return Ok((fetched.demand + fetched.read_ahead + fetched.bulk).to_string());
+        }
         "stall" => gate.set_open(false),
         "resume" => gate.set_open(true),
         "unmount" => mounted.unmount()?,
         "ended" => has_ended(mounted)?,
         other => anyhow::bail!("what is `{other}`?"),
     }
-    Ok(())
+    Ok("ok".into())
 }
 
 /// Whoever used the mount was the test, which is gone.
