@@ -422,6 +422,21 @@ fn a_peer_that_has_gone_is_told_and_ctrl_c_is_answered() -> Result<()> {
         let ended = run.wait(Duration::from_secs(3))?;
         ensure!(ended.status.code() == Some(130), "{}", ended.told());
 
+        // Whoever waits is named, with what it waits for.
+        let data = "/root/twinshare/peers/ada/project/data";
+        let cat = b.user.program("cat").arg(data).start()?;
+        let named = || {
+            let told = b.document("workspace status ada/project")?;
+            let reading = told["reading"].as_array().cloned().unwrap_or_default();
+            Ok(reading.iter().any(|read| read["path"] == data && read["program"]["name"] == "cat"))
+        };
+        wait::until_true("the reader to be named", BOUND, named)?;
+        b.says("workspace status ada/project", &["reading now    data (cat, pid "])?;
+        b.says(&format!("why {data}"), &["nothing yet", "reading now    cat (pid "])?;
+        cat.signal(Signal::TERM)?;
+        cat.wait(Duration::from_secs(3))?;
+        wait::until_true("it to be gone", BOUND, || named().map(|is_named| !is_named))?;
+
         let mount = b.user.twinshare(&["mount", "ada/project", "/home/second"]).start()?;
         ensure!(!mount.ended_within(Duration::from_millis(300))?, "{}", mount.said());
         mount.signal(Signal::INT)?;

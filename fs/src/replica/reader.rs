@@ -43,7 +43,12 @@ pub struct Program {
 /// The program that a thread belongs to: two small files of `/proc`.
 fn program(thread: u32) -> Option<Program> {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    let pid = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start);
+    // One that has ended, and that nobody has collected.
+    if field("State:")?.starts_with(['Z', 'X']) {
+        return None;
+    }
+    let pid = field("Tgid:")?.parse().ok()?;
     // A thread may have a name of its own.
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     Some(Program { pid, name: String::from_utf8_lossy(&name).trim_end().to_owned() })

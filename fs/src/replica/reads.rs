@@ -127,6 +127,10 @@ impl Reads {
         let mut awaited: Vec<Awaited> = Vec::new();
         for (file, thread, began) in all {
             let program = thread.and_then(|thread| lock(&self.programs).of(thread));
+            if thread.is_some() && program.is_none() {
+                // It has ended, and the kernel reads on for nobody.
+                continue;
+            }
             if awaited.iter().any(|known| known.file == file && known.program == program) {
                 continue;
             }
@@ -210,6 +214,7 @@ mod tests {
         let (reads, this) = (Reads::default(), std::process::id());
         let first = reader::on_behalf_of(this, async { reads.begin(file(1)) }).await;
         tokio::time::advance(Duration::from_millis(300)).await;
+        let _gone = reader::on_behalf_of(u32::MAX, async { reads.begin(file(3)) }).await;
         let others = [1, 1, 2].map(|number| (number, reads.begin(file(number))));
         let told: Vec<_> =
             reads.now(8).into_iter().map(|read| (read.file, read.program.map(|p| p.pid))).collect();

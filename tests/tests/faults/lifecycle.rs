@@ -187,6 +187,24 @@ fn a_process_that_dies_costs_no_view() -> Result<()> {
 }
 
 #[test]
+fn a_process_that_is_killed_again_and_again_comes_back() -> Result<()> {
+    pair(Rate::Mbit(200), Who::Root, |pair| {
+        pair.share("project", 10)?;
+        pair.ben.run(&["workspace", "clone", "project", "/home/there", "--no-settle"])?;
+        for _ in 0..7 {
+            wait::until_true("the mount to be repaired", BOUND, || pair.is_readable("/home/there"))?;
+            let pid = pair.processes("twinshare replica ")?.into_iter().next().context("no process")?;
+            pair.ben.host().program("kill").args(["-KILL", &pid]).run(BOUND)?.success()?;
+        }
+        wait::until_true("the pause to be told", BOUND, || {
+            let shown = pair.ben.run(&["workspace", "status", "/home/there"])?;
+            Ok(shown.contains("failed: its process died") && shown.contains("it is started again after"))
+        })?;
+        wait::until_true("the mount to be repaired", BOUND, || pair.is_readable("/home/there"))
+    })
+}
+
+#[test]
 fn a_dead_mount_is_repaired_as_soon_as_nobody_is_in_it() -> Result<()> {
     pair(Rate::Mbit(200), Who::Root, |pair| {
         pair.share("project", 10)?;

@@ -75,6 +75,7 @@ impl Rm {
                     if !can_be_had_again(&replica) && !self.confirmed(&question)? {
                         return Ok(false);
                     }
+                    node::leave_directory()?;
                     client.remove_clone(&replica.id).await?;
                     line(format!("the clone in {directory} is removed, with {fetched}"))?;
                     Ok(true)

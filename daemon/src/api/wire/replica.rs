@@ -183,7 +183,7 @@ pub enum ReplicaState {
     Settled,
     /// Not mounted; what was fetched is kept.
     Stopped,
-    /// Its process died or could not mount; `detail` says why.
+    /// Its process died or could not mount; `detail` says why. It is tried again, after a minute at most.
     Failed,
 }
 
