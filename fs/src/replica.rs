@@ -18,6 +18,7 @@ use crate::origin::{Availability, Origin};
 
 mod account;
 mod ask;
+mod attributes;
 mod block_set;
 mod blocks;
 mod census;
@@ -58,7 +59,8 @@ mod write;
 mod writer;
 
 pub use account::{Account, AccountError, DirectoryAccount, FileAccount, Presence, Reading};
-pub use change::{Known, Removal, SetAttributes, Times};
+pub use attributes::SetAttributes;
+pub use change::{Known, Removal, Times};
 use engine::{Engine, Parts};
 pub use finish::{FinishError, Receipt};
 use inodes::Descriptors;

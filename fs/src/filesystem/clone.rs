@@ -199,10 +199,16 @@ impl CloneTree {
         self.nameless.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is shown of an inode without a name, which somebody still has.
+    /// What is shown of an inode without a name, which somebody still has: of an open file what its descriptor tells.
     fn nameless_attributes(&self, key: InodeKey) -> Option<Attributes> {
         let attributes = *self.nameless().get(&key)?;
-        Some(self.with_what_is_known(key, attributes))
+        let of_file = self.replica.nameless(key).and_then(|found| self.attributes_on_disk(&found).ok());
+        Some(of_file.unwrap_or_else(|| self.with_what_is_known(key, attributes)))
+    }
+
+    /// True for an open file without a name.
+    fn is_nameless_file(&self, key: InodeKey) -> bool {
+        self.nameless().get(&key).is_some_and(|attributes| attributes.kind == FileType::RegularFile)
     }
 
     /// The attributes of what was found under a name, of which the kernel is told.

@@ -18,7 +18,9 @@ use super::ledger::{Amount, Ledger, Share};
 use super::sequence::Sequence;
 use super::state::State;
 use super::waiters::Waiters;
+use crate::clock;
 use crate::digest::{BLOCK_BYTES, BlockIndex, block_count};
+use crate::manifest::Mtime;
 
 /// What changes about an inode.
 #[derive(Debug)]
@@ -143,6 +145,25 @@ impl Blocks {
         self.doubted.extend(ranges);
         self.is_loss_untold = true;
         self.keep(inode);
+    }
+
+    /// True once its file has been looked at: it has a state or is an ordinary one.
+    pub(super) fn is_seen(&self) -> bool {
+        self.ledger.is_some()
+    }
+
+    /// Gives the times of a file with a state, as `set` does it with the present time. True when they are to be written
+    /// to the disk at once: once a second is enough, since what follows is written when the file is synchronised or
+    /// closed.
+    pub(super) fn note_times(&mut self, inode: &Inode, set: impl FnOnce(&mut State, Mtime)) -> bool {
+        let Some(state) = &mut self.state else { return false };
+        let (before, now) = (state.ctime, clock::now());
+        set(state, now);
+        if self.saved == Saved::All {
+            self.saved = Saved::AllButTimes;
+        }
+        self.keep(inode);
+        before.sec != now.sec
     }
 
     /// Notes whether there is something about the inode that is nowhere else.

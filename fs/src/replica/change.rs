@@ -38,17 +38,6 @@ pub struct Times {
     pub ctime: Mtime,
 }
 
-/// Attributes to be given to a file; those that are `None` stay.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SetAttributes {
-    /// Permission bits.
-    pub mode: Option<u16>,
-    /// The time of its last change.
-    pub mtime: Option<Mtime>,
-    /// The time of its last use, which is kept of ordinary files alone.
-    pub atime: Option<Mtime>,
-}
-
 /// A file about to lose its last name. Dropped, nothing has happened.
 #[derive(Debug)]
 pub struct Removal<'r> {
@@ -107,25 +96,6 @@ impl Replica {
         seek: Seek,
     ) -> Result<Option<u64>, WriteError> {
         self.engine.seek(file.into(), offset, seek).await
-    }
-
-    /// Gives a file other attributes; one of the manifest is made for it.
-    pub async fn set_attributes(
-        &self,
-        file: impl Into<InodeKey>,
-        attributes: SetAttributes,
-    ) -> Result<(), WriteError> {
-        self.engine.set_attributes(file.into(), attributes).await
-    }
-
-    /// As [`set_attributes`](Self::set_attributes), the times alone.
-    pub async fn set_times(
-        &self,
-        file: impl Into<InodeKey>,
-        mtime: Option<Mtime>,
-        atime: Option<Mtime>,
-    ) -> Result<(), WriteError> {
-        self.set_attributes(file, SetAttributes { mode: None, mtime, atime }).await
     }
 
     /// What is known of a file without a look at the disk; `None` when it has not been looked at: then its entry, or
@@ -189,6 +159,13 @@ impl Replica {
         }
     }
 
+    /// True while a handle on the file is open.
+    pub fn is_open(&self, file: impl Into<InodeKey>) -> bool {
+        let key = self.engine.canonical(file.into());
+        let inode = key.and_then(|key| self.engine.inodes.find(key));
+        inode.is_some_and(|inode| inode.opens.load(Acquire) > 0)
+    }
+
     /// Prepares for a file's last name to go: what is open of it stays reachable. Blocks.
     pub fn removing(&self, file: impl Into<InodeKey>) -> Result<Removal<'_>, Errno> {
         let inode = self.engine.inode(file.into()).ok_or(Errno::NOENT)?;
@@ -199,7 +176,7 @@ impl Replica {
             }
             return Ok(Removal { replica: self, inode, file: None });
         }
-        let file = match self.engine.load(&inode).and_then(|()| self.engine.file(&inode)) {
+        let file = match self.engine.load(&inode).and_then(|()| self.engine.file_to_pin(&inode)) {
             Ok(file) => file,
             // What cannot be opened can be removed.
             Err(StoreError::System(Errno::ACCESS) | StoreError::Foreign(_)) => None,
@@ -218,11 +195,25 @@ impl Removal<'_> {
             engine.forget(&self.inode);
         } else if let Some(file) = &self.file {
             engine.descriptors.keep(&self.inode, file);
+            let _data = lock(&self.inode.data);
+            // Of an ordinary file the disk has noted it.
+            self.inode.lock().note_times(&self.inode, |state, now| state.ctime = now);
         }
     }
 }
 
 impl Engine {
+    /// The file of an inode that is open, as far as its own user may open it; `None` when it is not there.
+    fn file_to_pin(&self, inode: &Arc<Inode>) -> Result<Option<Arc<File>>, StoreError> {
+        let _data = lock(&inode.data);
+        match self.file(inode) {
+            Ok(None) => Ok(None),
+            // It was opened by somebody who may not read it.
+            Err(StoreError::System(Errno::ACCESS)) => self.file_for_writing(inode).map(Some),
+            _ => self.file_for_attributes(inode).map(Some),
+        }
+    }
+
     /// Writes back what only memory knows of an inode. Blocks.
     pub(super) fn save_if_changed(&self, inode: &Arc<Inode>) {
         let _data = lock(&inode.data);

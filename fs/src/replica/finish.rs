@@ -171,11 +171,15 @@ fn finish_changed_file(engine: &Arc<Engine>, key: InodeKey) -> Result<(), StoreE
     let Some(state) = state else { return Ok(()) };
     let file = engine.file_for_writing(&inode)?;
     let extra = engine.manifest.entry(inode.index).map(|entry| entry.extra()).unwrap_or_default();
-    rustix::fs::futimens(&*file, &times(state.mtime))?;
+    let stat = rustix::fs::fstat(&*file)?;
+    // When it was last read, the disk knows.
+    let last_access = Timespec { tv_sec: stat.st_atime, tv_nsec: stat.st_atime_nsec as _ };
+    let times = Timestamps { last_access, ..times(state.mtime) };
+    rustix::fs::futimens(&*file, &times)?;
     engine.make_ordinary(&inode, &file, &state)?;
     let holes = extra.holes.iter().map(|hole| hole.start..hole.end.min(state.remote_bytes));
     make_holes(&file, holes)?;
-    Ok(rustix::fs::futimens(&*file, &times(state.mtime))?)
+    Ok(rustix::fs::futimens(&*file, &times)?)
 }
 
 /// A directory of the tree in the making.

@@ -158,10 +158,16 @@ impl Engine {
             Ok(Some(_)) | Err(StoreError::System(Errno::ACCESS)) => self.open_for_writing(inode)?,
             Err(error) => return Err(error),
         };
-        if !inode.lock().holes_on_disk && self.places.is_writable(inode.key) {
-            self.is_there_now(inode, &file)?;
+        self.is_there(inode, &file).map(|()| file)
+    }
+
+    /// The inode's file, made if need be, for what belongs to it beside its content: any descriptor of it will do. The
+    /// inode's `data` is held.
+    pub(super) fn file_for_attributes(&self, inode: &Arc<Inode>) -> Result<Arc<File>, StoreError> {
+        match self.file(inode)? {
+            Some(file) => self.is_there(inode, &file).map(|()| file),
+            None => self.file_for_writing(inode),
         }
-        Ok(file)
     }
 
     fn open_for_writing(&self, inode: &Arc<Inode>) -> Result<Arc<File>, StoreError> {
@@ -180,6 +186,12 @@ impl Engine {
         }
         let entry = self.entry(inode)?;
         self.store.make_unnamed(&State::of(&entry, entry.mode()), entry.size())
+    }
+
+    /// What is believed of an inode is what its file says about itself.
+    fn is_there(&self, inode: &Inode, file: &File) -> Result<(), StoreError> {
+        let is_known = inode.lock().holes_on_disk || !self.places.is_writable(inode.key);
+        if is_known { Ok(()) } else { self.is_there_now(inode, file) }
     }
 
     /// A file that may be written to was made, here or by somebody who gave it a name: what it says about itself holds.

@@ -2,21 +2,17 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
-use rustix::fs::{FallocateFlags, Mode, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{FallocateFlags, Mode};
 use rustix::io::Errno;
 
-use super::change::SetAttributes;
+use super::attributes::{SetAttributes, set_ordinary};
 use super::engine::Engine;
 use super::inode::{Inode, Source};
 use super::key::InodeKey;
 use super::state::{self, State};
-use super::store::StoreError;
 use super::write::{Brought, Step, WriteError};
 use super::{ReadError, lock};
-use crate::clock;
-use crate::manifest::Mtime;
 
 /// Blocks fetched at once: what one waiting read may hold in memory.
 const STEP_BLOCKS: u64 = 16;
@@ -88,8 +84,7 @@ impl Engine {
         let Some(state) = state else { return Ok(Step::Done(())) };
         let file = self.file_for_writing(inode)?;
         rustix::fs::fdatasync(&*file)?;
-        let time = Some(state.mtime);
-        set_ordinary(&file, SetAttributes { mode: None, mtime: time, atime: time })?;
+        set_ordinary(&file, SetAttributes { mtime: Some(state.mtime), ..SetAttributes::default() })?;
         self.make_ordinary(inode, &file, &state)?;
         Ok(Step::Done(()))
     }
@@ -159,81 +154,4 @@ impl Engine {
         synced?;
         if was_lost { Err(Errno::IO.into()) } else { Ok(()) }
     }
-
-    /// See [`super::Replica::set_attributes`].
-    pub(super) async fn set_attributes(
-        self: &Arc<Self>,
-        key: InodeKey,
-        attributes: SetAttributes,
-    ) -> Result<(), WriteError> {
-        let inode = self.inode(key).ok_or(ReadError::NoSuchFile)?;
-        self.loaded(&inode).await?;
-        let engine = self.clone();
-        self.on_disk(move || {
-            let _data = lock(&inode.data);
-            engine.set_attributes_now(&inode, attributes)
-        })
-        .await
-    }
-
-    fn set_attributes_now(&self, inode: &Arc<Inode>, attributes: SetAttributes) -> Result<(), WriteError> {
-        let file = match self.file_for_writing(inode) {
-            Err(StoreError::System(Errno::ACCESS)) => return self.set_closed(inode, attributes),
-            file => file?,
-        };
-        let is_ordinary = {
-            let mut blocks = inode.lock();
-            match &mut blocks.state {
-                None => true,
-                Some(state) => {
-                    let SetAttributes { mode, mtime, atime: _ } = attributes;
-                    (state.mode, state.mtime) = (mode.unwrap_or(state.mode), mtime.unwrap_or(state.mtime));
-                    state.ctime = clock::now();
-                    false
-                }
-            }
-        };
-        if is_ordinary {
-            return Ok(set_ordinary(&file, attributes)?);
-        }
-        Ok(self.save(inode)?)
-    }
-
-    /// An ordinary file that its own user may not open can be given another mode and other times nevertheless.
-    fn set_closed(&self, inode: &Inode, attributes: SetAttributes) -> Result<(), WriteError> {
-        use std::os::fd::AsRawFd;
-        let file = self.places.open(inode.key, rustix::fs::OFlags::PATH)?.ok_or(Errno::NOENT)?;
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let at = rustix::fs::CWD;
-        let none = rustix::fs::AtFlags::empty();
-        if let Some(times) = times_of(attributes) {
-            rustix::fs::utimensat(at, path.as_str(), &times, none)?;
-        }
-        if let Some(mode) = attributes.mode {
-            rustix::fs::chmodat(at, path.as_str(), Mode::from_raw_mode(mode.into()), none)?;
-        }
-        inode.file_used.store(true, Relaxed);
-        Ok(())
-    }
-}
-
-fn set_ordinary(file: &File, attributes: SetAttributes) -> Result<(), Errno> {
-    if let Some(times) = times_of(attributes) {
-        rustix::fs::futimens(file, &times)?;
-    }
-    if let Some(mode) = attributes.mode {
-        rustix::fs::fchmod(file, Mode::from_raw_mode(mode.into()))?;
-    }
-    Ok(())
-}
-
-fn times_of(attributes: SetAttributes) -> Option<Timestamps> {
-    if attributes.mtime.is_none() && attributes.atime.is_none() {
-        return None;
-    }
-    let time = |time: Option<Mtime>| match time {
-        Some(Mtime { sec, nsec }) => Timespec { tv_sec: sec, tv_nsec: nsec.into() },
-        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-    };
-    Some(Timestamps { last_access: time(attributes.atime), last_modification: time(attributes.mtime) })
 }

@@ -136,10 +136,14 @@ impl OnDisk {
         self.state.map_or(on_disk, |state| state.ctime)
     }
 
-    /// When its content was last used; of what is unfinished, when it was last modified.
+    /// When its content was last used, as far as the disk notes it.
     pub fn atime(&self) -> Mtime {
-        let on_disk = Mtime { sec: self.stat.st_atime, nsec: self.stat.st_atime_nsec as u32 };
-        self.state.map_or(on_disk, |state| state.mtime)
+        Mtime { sec: self.stat.st_atime, nsec: self.stat.st_atime_nsec as u32 }
+    }
+
+    /// True while it says something about itself that the disk does not.
+    pub fn has_state(&self) -> bool {
+        self.state.is_some()
     }
 
     /// The manifest's entry that it is, while it is unfinished.

@@ -44,6 +44,11 @@ pub(super) fn others(names: &[u8]) -> impl Iterator<Item = &[u8]> {
     names.split(|byte| *byte == 0).filter(|name| name.starts_with(USER) && !is_ours(name))
 }
 
+/// Names as `listxattr(2)` tells them: each followed by a NUL.
+pub(super) fn ended<'n>(names: impl Iterator<Item = &'n [u8]>) -> Vec<u8> {
+    names.flat_map(|name| name.iter().copied().chain([0])).collect()
+}
+
 /// Bytes of the encoded state. Up to 56 fit into an ext4 inode of 256 bytes beside its own fields.
 const STATE_BYTES: usize = 40;
 const VERSION: u8 = 1;

@@ -20,7 +20,6 @@ use super::key::InodeKey;
 use super::state;
 use super::store::{StoreError, write_at};
 use super::{ReadError, lock};
-use crate::clock;
 use crate::digest::{BLOCK_BYTES, BlockIndex};
 
 /// Why a file could not be changed. What was changed before is told as success, as far as it goes.
@@ -308,19 +307,7 @@ impl Engine {
 
     /// The file's times are now. The inode's `data` is held.
     pub(super) fn touch(&self, inode: &Arc<Inode>) {
-        let now = clock::now();
-        let is_due = {
-            let mut blocks = inode.lock();
-            let Some(state) = &mut blocks.state else { return };
-            // Once a second is enough: what follows is written back when the file is synchronised or closed.
-            let is_due = state.mtime.sec != now.sec;
-            (state.mtime, state.ctime) = (now, now);
-            if blocks.saved == Saved::All {
-                blocks.saved = Saved::AllButTimes;
-            }
-            blocks.keep(inode);
-            is_due
-        };
+        let is_due = inode.lock().note_times(inode, |state, now| (state.mtime, state.ctime) = (now, now));
         if is_due && let Err(error) = self.save(inode) {
             // It is tried again when the file is closed.
             tracing::debug!(%error, "the times of a file cannot be kept");

@@ -10,6 +10,74 @@ use twinshare_tests::work::{MAKE, TELL, WORK};
 
 use super::served::{Place, Who, is_root};
 
+/// What is done to files beside their content and names, and what it changes of them. Run in the current directory, it
+/// says the same wherever attributes are what they should be.
+const ATTRIBUTES: &str = r#"
+import os, stat, time
+root = os.getuid() == 0
+uid, gid = (1234, 567) if root else (os.getuid(), os.getgid())
+
+def tell(what, before, after):
+    names = ['st_mode', 'st_nlink', 'st_uid', 'st_gid', 'st_size', 'st_mtime_ns', 'st_ctime_ns']
+    # How long a directory is, and how many names it has, tells nothing.
+    names = [n for n in names if not stat.S_ISDIR(after.st_mode) or n not in ('st_nlink', 'st_size')]
+    changed = [n for n in names if getattr(before, n) != getattr(after, n)]
+    later = after.st_ctime_ns > before.st_ctime_ns and abs(after.st_ctime_ns / 1e9 - time.time()) < 60
+    print(what, changed, 'now' if later else 'EARLIER')
+
+def does(what, path, work, then=None):
+    before = os.lstat(path); time.sleep(0.012); work(); tell(what, before, os.lstat(then or path))
+
+def handled(what, fd, work):
+    before = os.fstat(fd); time.sleep(0.012); work(); tell(what, before, os.fstat(fd))
+
+# By name: files and a directory of the origin, never looked into and partly here, and what was made here.
+open('src/f31', 'r+').write('changed'); open('made', 'w').write('here'); os.mkdir('made-directory')
+for f in ['src/f30', 'src/f31', 'made', 'data', 'made-directory']:
+    does('setxattr', f, lambda: os.setxattr(f, 'user.a', b'1'))
+    does('removexattr', f, lambda: os.removexattr(f, 'user.a'))
+    does('chown', f, lambda: os.chown(f, uid, gid)); does('chown back', f, lambda: os.chown(f, os.getuid(), os.getgid()))
+    does('chmod', f, lambda: os.chmod(f, 0o750))
+    does('utime', f, lambda: os.utime(f, ns=(7_000_000_001, os.stat(f).st_mtime_ns)))
+    print(os.stat(f).st_atime_ns)
+    does('rename', f, lambda: os.rename(f, f + '-away'), f + '-away'); does('and back', f + '-away', lambda: os.rename(f + '-away', f), f)
+    print(os.stat(f).st_atime_ns)
+for f in ['src/f30', 'src/f31', 'made', 'data/sparse']:
+    does('link', f, lambda: os.link(f, 'linked')); does('unlink', f, lambda: os.unlink('linked'))
+    open('other', 'w').close(); os.link(f, 'linked')
+    does('rename over', f, lambda: os.rename('other', 'linked')); os.unlink('linked')
+os.symlink('src', 'symlink'); does('lchown', 'symlink', lambda: os.chown('symlink', uid, gid, follow_symlinks=False))
+
+# Without a name: a file that was never read, one partly here, one with several names, one made here, closed ones.
+open('src/f32', 'r+').write('partly'); open('made2', 'w').write('x')
+os.link('src/f34', 'linked'); open('shut', 'w').write('x'); os.chmod('shut', 0o400)
+for f in ['src/f33', 'src/f32', 'src/f34', 'made2', 'data/sparse', 'shut']:
+    if f != 'shut': os.setxattr(f, 'user.kept', b'value')
+    fd = os.open(f, os.O_RDONLY if f == 'shut' else os.O_RDWR)
+    if f == 'src/f34': os.unlink('linked')
+    handled('unlink', fd, lambda: os.unlink(f))
+    handled('fchmod', fd, lambda: os.fchmod(fd, 0o640)); handled('fchown', fd, lambda: os.fchown(fd, uid, gid))
+    handled('fsetxattr', fd, lambda: os.setxattr(fd, 'user.new', b'2'))
+    print(sorted(os.listxattr(fd)), os.getxattr(fd, 'user.new'))
+    handled('fremovexattr', fd, lambda: os.removexattr(fd, 'user.new')); print(os.listxattr(fd))
+    try: os.getxattr(fd, 'user.new')
+    except OSError as e: print(e.errno)
+    handled('futimens', fd, lambda: os.utime(fd, ns=(3, 4))); s = os.fstat(fd); print(s.st_atime_ns, s.st_mtime_ns)
+    if f != 'shut':
+        handled('write', fd, lambda: os.pwrite(fd, b'zz', 1)); print(os.pread(fd, 5, 0))
+        handled('truncate', fd, lambda: os.ftruncate(fd, 70_000)); handled('fchmod', fd, lambda: os.fchmod(fd, 0o600))
+        handled('to nothing', fd, lambda: os.ftruncate(fd, 0)); handled('fchmod', fd, lambda: os.fchmod(fd, 0o4755))
+        os.fsync(fd)
+    s = os.fstat(fd); print(oct(s.st_mode), s.st_nlink, s.st_size); os.close(fd)
+os.mkdir('gone'); d = os.open('gone', os.O_RDONLY); os.rmdir('gone'); os.fchmod(d, 0o711); os.fchown(d, uid, gid)
+s = os.fstat(d); print(oct(s.st_mode), s.st_uid == uid, s.st_nlink)
+os.utime('src/f36', ns=(5_000_000_006, 4)); os.utime('src', ns=(6, 7))
+"#;
+
+/// The times that are to be told again after another process has taken over.
+const TIMES: &str =
+    "stat -c '%n %.9X %.9Y' src/f36 && stat -c '%n %.9X' src/f30 made && stat -c '%n %.9Y' src";
+
 fn shell(place: &Place, at: &Path, script: &str) -> Result<String> {
     // Not before it is the user who may enter it.
     let entered = format!("cd \"$0\" || exit\n{script}");
@@ -62,8 +130,32 @@ fn check(who: Who) -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn attributes_change_as_in_a_directory() -> Result<()> {
+    Who::all().iter().try_for_each(|who| check_attributes(*who).with_context(|| format!("served by {who:?}")))
+}
+
+fn check_attributes(who: Who) -> Result<()> {
+    let place = Place::new(who)?;
+    let (source, at, plain) = (place.source(), place.mount_point(), place.plain());
+    shell(&place, &source, MAKE)?;
+    let copied = Command::new("cp").arg("-a").args([&source, &plain]).status()?;
+    ensure!(copied.success());
+    let work = format!("python3 - <<'P'\n{ATTRIBUTES}P\n");
+    {
+        let _served = place.serve_clone("wait=20s")?;
+        lines_agree(&shell(&place, &plain, &work)?, &shell(&place, &at, &work)?)?;
+        lines_agree(&shell(&place, &plain, TIMES)?, &shell(&place, &at, TIMES)?)?;
+    }
+    let _served = place.serve_clone("wait=20s")?;
+    lines_agree(&shell(&place, &plain, TIMES)?, &shell(&place, &at, TIMES)?)
+}
+
 fn same(place: &Place, plain: &Path, at: &Path) -> Result<()> {
-    let (expected, found) = (shell(place, plain, TELL)?, shell(place, at, TELL)?);
+    lines_agree(&shell(place, plain, TELL)?, &shell(place, at, TELL)?)
+}
+
+fn lines_agree(expected: &str, found: &str) -> Result<()> {
     let (mut expected_lines, mut found_lines) = (expected.lines(), found.lines());
     loop {
         match (expected_lines.next(), found_lines.next()) {

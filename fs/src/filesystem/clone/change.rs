@@ -9,9 +9,9 @@ use rustix::io::Errno;
 use super::{CloneTree, key};
 use crate::clock;
 use crate::filesystem::{Attributes, NodeId, Owner, ViewError};
-use crate::manifest::Mtime;
+use crate::manifest::{Kind, Mtime};
 use crate::name::NAME_BYTES_MAX;
-use crate::replica::names::{Found, Made, Removed, Rename};
+use crate::replica::names::{Found, Made, NamesError, OnDisk, Removed, Rename};
 use crate::replica::{InodeKey, SetAttributes};
 
 /// A time to be set.
@@ -89,7 +89,8 @@ impl CloneTree {
         check(name)?;
         self.replica.note_change()?;
         let found = self.names.link(key(node), key(directory), name)?;
-        self.told(&Found::OnDisk(found), directory, name)
+        self.note_ctime(&Found::OnDisk(found));
+        self.told(&self.names.stat(found.key)?, directory, name)
     }
 
     /// Takes a name away from anything but a directory.
@@ -117,10 +118,29 @@ impl CloneTree {
             RenameFlags::EXCHANGE => Rename::Exchange,
             _ => return Err(Errno::INVAL.into()),
         };
+        let renamed: Vec<_> = match how {
+            Rename::Exchange => vec![from, to],
+            Rename::Replace | Rename::NoReplace => vec![from],
+        };
+        let renamed = renamed.into_iter().map(|(directory, name)| self.names.lookup(key(directory), name));
+        let renamed = renamed.collect::<Result<Vec<_>, _>>()?;
         let rename = || Ok(self.names.rename((key(from.0), from.1), (key(to.0), to.1), how)?);
         match how {
-            Rename::Replace => self.losing(to.0, to.1, rename),
-            Rename::NoReplace | Rename::Exchange => rename().map(drop),
+            Rename::Replace => self.losing(to.0, to.1, rename)?,
+            Rename::NoReplace | Rename::Exchange => rename().map(drop)?,
+        }
+        renamed.iter().flatten().for_each(|found| self.note_ctime(found));
+        Ok(())
+    }
+
+    /// A name or an xattr of an inode was changed. Of what is no file, the names have noted it.
+    fn note_ctime(&self, found: &Found<'_>) {
+        let is_unfinished = match found {
+            Found::Virtual(entry) => entry.kind() == Kind::File,
+            Found::OnDisk(found) => found.has_state() && is_file(found),
+        };
+        if is_unfinished && let Err(error) = self.replica.changed(found.key()) {
+            tracing::debug!(%error, "when a file was changed cannot be kept");
         }
     }
 
@@ -135,26 +155,26 @@ impl CloneTree {
         let Some(found) = self.names.lookup(key(directory), name)? else { return lose().map(drop) };
         let (inode, attributes) = (found.key(), self.attributes_of(&found)?);
         let is_file = attributes.kind == FileType::RegularFile;
-        let removal = match is_file && self.is_last_name(&found) {
-            true => Some(self.replica.removing(inode)?),
-            false => None,
-        };
-        let Some(removed) = lose()? else { return Ok(()) };
-        if removed.was_last && removed.key == inode {
-            let ctime = clock::now();
-            self.nameless().insert(inode, Attributes { nlink: 0, ctime, ..attributes });
-            if let Some(removal) = removal {
-                removal.done();
-            }
+        if is_file && matches!(found, Found::Virtual(_)) && self.replica.is_open(inode) {
+            // What is open goes on as a file on the disk, with all that belongs to it.
+            self.names.place(inode)?;
+        }
+        let removal = if is_file { Some(self.replica.removing(inode)?) } else { None };
+        // Before it is gone: whoever still has it may ask at any moment.
+        let nameless = Attributes { nlink: 0, ctime: clock::now(), ..attributes };
+        self.nameless().insert(inode, nameless);
+        let lost = lose();
+        let has_gone = matches!(&lost, Ok(Some(removed)) if removed.was_last && removed.key == inode);
+        if !has_gone && self.names.stat(inode).is_ok() {
+            self.nameless().remove(&inode);
+        }
+        if has_gone && let Some(removal) = removal {
+            removal.done();
+        }
+        if let Some(Removed { was_last: false, .. }) = lost? {
+            self.note_ctime(&found);
         }
         Ok(())
-    }
-
-    fn is_last_name(&self, found: &Found<'_>) -> bool {
-        match found {
-            Found::Virtual(entry) => entry.nlink() < 2,
-            Found::OnDisk(found) => found.stat.st_nlink < 2,
-        }
     }
 
     /// Changes what belongs to an inode, and tells what it is then. Once it has begun it goes on to its end.
@@ -168,12 +188,11 @@ impl CloneTree {
             let at = |when: Option<When>| when.map(When::time);
             let (mtime, atime) = (at(change.mtime), at(change.atime));
             let mode = change.mode.or(kept);
-            let attributes = SetAttributes { mode, mtime, atime };
+            let attributes = SetAttributes { uid: change.uid, gid: change.gid, mode, mtime, atime };
             if attributes != SetAttributes::default() {
                 self.replica.set_attributes(inode, attributes).await?;
             }
         }
-        self.change_nameless(inode, change);
         self.on_disk(move |tree| tree.attributes(node)).await
     }
 
@@ -181,18 +200,22 @@ impl CloneTree {
     /// is left to it where another owner takes some away.
     fn change_on_disk(&self, inode: InodeKey, change: &Change) -> Result<(bool, Option<u16>), ViewError> {
         self.replica.note_change()?;
-        let attributes = match self.names.stat(inode) {
-            Ok(found) => self.attributes_of(&found)?,
-            Err(error) => self.nameless_attributes(inode).ok_or(error)?,
+        let (attributes, has_name) = match self.names.stat(inode) {
+            Ok(found) => (self.attributes_of(&found)?, true),
+            Err(error) => (self.nameless_attributes(inode).ok_or(error)?, false),
         };
-        let is_file = attributes.kind == FileType::RegularFile;
-        if change.uid.is_some() || change.gid.is_some() {
-            self.names.set_owner(inode, change.uid, change.gid)?;
-        }
-        if is_file {
+        let is_given = change.uid.is_some() || change.gid.is_some();
+        if attributes.kind == FileType::RegularFile {
             self.place_file(inode)?;
-            let another = change.uid.is_some() || change.gid.is_some();
-            return Ok((true, another.then(|| without_set_id(attributes.mode)).flatten()));
+            return Ok((true, is_given.then(|| without_set_id(attributes.mode)).flatten()));
+        }
+        if !has_name {
+            // Nobody but those who have it open will ever see it.
+            self.change_nameless(inode, change);
+            return Ok((false, None));
+        }
+        if is_given {
+            self.names.set_owner(inode, change.uid, change.gid)?;
         }
         if let Some(mode) = change.mode {
             self.names.set_mode(inode, mode)?;
@@ -200,7 +223,7 @@ impl CloneTree {
         if change.atime.is_some() || change.mtime.is_some() {
             let times =
                 Timestamps { last_access: timespec(change.atime), last_modification: timespec(change.mtime) };
-            self.names.set_times(inode, &times)?;
+            self.names.set_times(inode, times)?;
         }
         Ok((false, None))
     }
@@ -230,11 +253,15 @@ impl CloneTree {
         }
     }
 
-    fn change_nameless(&self, inode: InodeKey, change: Change) {
+    /// What is no file and has no name any more is changed as far as it is shown.
+    fn change_nameless(&self, inode: InodeKey, change: &Change) {
         if let Some(attributes) = self.nameless().get_mut(&inode) {
             attributes.mode = change.mode.unwrap_or(attributes.mode);
             attributes.owner.uid = change.uid.unwrap_or(attributes.owner.uid);
             attributes.owner.gid = change.gid.unwrap_or(attributes.owner.gid);
+            attributes.atime = change.atime.map_or(attributes.atime, When::time);
+            attributes.mtime = change.mtime.map_or(attributes.mtime, When::time);
+            attributes.ctime = clock::now();
         }
     }
 
@@ -249,12 +276,24 @@ impl CloneTree {
 
     /// The value of an xattr.
     pub fn xattr(&self, node: NodeId, name: &[u8]) -> Result<Vec<u8>, ViewError> {
-        Ok(self.names.xattr(key(node), name)?)
+        let inode = key(node);
+        match self.names.xattr(inode, name) {
+            Err(error) if self.has_lost_names(inode, &error) => {
+                Ok(self.replica.nameless_xattr(inode, name)?)
+            }
+            found => Ok(found?),
+        }
     }
 
     /// The names of all xattrs, each followed by a NUL (`listxattr(2)`).
     pub fn xattr_names(&self, node: NodeId) -> Result<Vec<u8>, ViewError> {
-        Ok(self.names.xattr_names(key(node))?)
+        let inode = key(node);
+        match self.names.xattr_names(inode) {
+            Err(error) if self.has_lost_names(inode, &error) => {
+                Ok(self.replica.nameless_xattr_names(inode)?)
+            }
+            found => Ok(found?),
+        }
     }
 
     /// Sets an xattr.
@@ -266,14 +305,48 @@ impl CloneTree {
         flags: XattrFlags,
     ) -> Result<(), ViewError> {
         self.replica.note_change()?;
-        Ok(self.names.set_xattr(key(node), name, value, flags)?)
+        let inode = key(node);
+        match self.names.set_xattr(inode, name, value, flags) {
+            Err(error) if self.has_lost_names(inode, &error) => {
+                Ok(self.replica.set_nameless_xattr(inode, name, value, flags)?)
+            }
+            set => {
+                set?;
+                self.note_xattr(inode)
+            }
+        }
     }
 
     /// Removes an xattr.
     pub fn remove_xattr(&self, node: NodeId, name: &[u8]) -> Result<(), ViewError> {
         self.replica.note_change()?;
-        Ok(self.names.remove_xattr(key(node), name)?)
+        let inode = key(node);
+        match self.names.remove_xattr(inode, name) {
+            Err(error) if self.has_lost_names(inode, &error) => {
+                Ok(self.replica.remove_nameless_xattr(inode, name)?)
+            }
+            removed => {
+                removed?;
+                self.note_xattr(inode)
+            }
+        }
     }
+
+    /// True when a file was not found under a name because it has none any more.
+    fn has_lost_names(&self, inode: InodeKey, error: &NamesError) -> bool {
+        *error == NamesError::System(Errno::STALE) && self.is_nameless_file(inode)
+    }
+
+    fn note_xattr(&self, inode: InodeKey) -> Result<(), ViewError> {
+        if let Ok(found) = self.names.stat(inode) {
+            self.note_ctime(&found);
+        }
+        Ok(())
+    }
+}
+
+fn is_file(found: &OnDisk) -> bool {
+    FileType::from_raw_mode(found.stat.st_mode) == FileType::RegularFile
 }
 
 /// A mode without the bits that make others run a file as its owner; none where it has none of them.

@@ -11,7 +11,7 @@ use super::super::state::{self, USER, XATTR_BYTES_MAX};
 use super::directory::Directory;
 use super::located::Name;
 use super::make::made_here;
-use super::{Found, InodeKey, Names, NamesError, ROOT, mtime_of};
+use super::{Found, InodeKey, Names, NamesError, OnDisk, ROOT, mtime_of};
 use crate::clock;
 use crate::manifest::Mtime;
 
@@ -64,15 +64,20 @@ impl Names {
         Ok(rustix::fs::readlinkat(place.directory.fd(), &*place.name, Vec::new())?.into_bytes())
     }
 
-    /// Gives an inode another owner.
+    /// Gives anything but a regular file another owner, which is given with its other attributes.
     pub fn set_owner(&self, key: InodeKey, uid: Option<u32>, gid: Option<u32>) -> Result<(), NamesError> {
         let found = self.place(key)?;
         let place = self.place_of(key)?;
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
         rustix::fs::chownat(place.directory.fd(), &*place.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        self.note_change(&found)
+    }
+
+    /// Something about a directory was changed, now. Of others the disk notes it, or their replica.
+    pub(super) fn note_change(&self, found: &OnDisk) -> Result<(), NamesError> {
         if found.is(FileType::Directory) {
             let now = clock::now();
-            self.placed_directory(key)?.change(|state| state.ctime = now)?;
+            self.placed_directory(found.key)?.change(|state| state.ctime = now)?;
         }
         Ok(())
     }
@@ -111,7 +116,7 @@ impl Names {
     }
 
     /// Sets the times of anything but a regular file, whose are kept with its content.
-    pub fn set_times(&self, key: InodeKey, times: &Timestamps) -> Result<(), NamesError> {
+    pub fn set_times(&self, key: InodeKey, mut times: Timestamps) -> Result<(), NamesError> {
         if self.place(key)?.is(FileType::Directory) {
             let (now, set) = (clock::now(), times.last_modification);
             let directory = self.placed_directory(key)?;
@@ -124,11 +129,12 @@ impl Names {
                 }
             })?;
             if changed {
-                return Ok(());
+                // That it was used, the disk notes.
+                times.last_modification.tv_nsec = rustix::fs::UTIME_OMIT;
             }
         }
         let place = self.place_of(key)?;
-        Ok(rustix::fs::utimensat(place.directory.fd(), &*place.name, times, AtFlags::SYMLINK_NOFOLLOW)?)
+        Ok(rustix::fs::utimensat(place.directory.fd(), &*place.name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     /// Writes a directory and its times to the disk.
@@ -164,13 +170,13 @@ impl Names {
     pub fn xattr_names(&self, key: InodeKey) -> Result<Vec<u8>, NamesError> {
         match self.stat(key)? {
             Found::Virtual(entry) => {
-                let xattrs = entry.extra().xattrs.into_iter();
-                Ok(xattrs.flat_map(|(name, _)| name.into_iter().chain([0])).collect())
+                let xattrs = entry.extra().xattrs;
+                Ok(state::ended(xattrs.iter().map(|(name, _)| name.as_slice())))
             }
             Found::OnDisk(_) => {
                 let mut names = vec![0; XATTR_BYTES_MAX];
                 let length = rustix::fs::llistxattr(self.place_of(key)?.path(), names.as_mut_slice())?;
-                Ok(state::others(&names[..length]).flat_map(|name| name.iter().copied().chain([0])).collect())
+                Ok(state::ended(state::others(&names[..length])))
             }
         }
     }
@@ -184,15 +190,17 @@ impl Names {
         flags: XattrFlags,
     ) -> Result<(), NamesError> {
         self.check_xattr(name)?;
-        self.place(key)?;
-        Ok(rustix::fs::lsetxattr(self.place_of(key)?.path(), name, value, flags)?)
+        let found = self.place(key)?;
+        rustix::fs::lsetxattr(self.place_of(key)?.path(), name, value, flags)?;
+        self.note_change(&found)
     }
 
     /// Removes an xattr.
     pub fn remove_xattr(&self, key: InodeKey, name: &[u8]) -> Result<(), NamesError> {
         self.check_xattr(name)?;
-        self.place(key)?;
-        Ok(rustix::fs::lremovexattr(self.place_of(key)?.path(), name)?)
+        let found = self.place(key)?;
+        rustix::fs::lremovexattr(self.place_of(key)?.path(), name)?;
+        self.note_change(&found)
     }
 
     fn check_xattr(&self, name: &[u8]) -> Result<(), NamesError> {

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::super::finish::{set_xattrs, times};
@@ -18,7 +18,7 @@ use super::directory::Directory;
 use super::{Found, InodeKey, Name, Names, NamesError, OnDisk};
 use crate::beneath;
 use crate::git::{self, Shown};
-use crate::manifest::{Entry, EntryIndex, Kind, NotYet};
+use crate::manifest::{Entry, EntryIndex, Kind, Mtime, NotYet};
 
 impl Names {
     /// Puts an inode on the disk, under all its names, if it is not there yet.
@@ -94,6 +94,7 @@ impl Names {
         let made = beneath::open(staging, &name, OFlags::RDONLY | OFlags::DIRECTORY)?;
         state::set(&made, &State { remote_bytes: 0, ..State::of(entry, entry.mode()) })?;
         set_xattrs(&made, &entry.extra())?;
+        rustix::fs::futimens(&made, &never_used(entry.mtime()))?;
         // Nobody must find it and note that it is not there.
         let _placing = lock(&self.placing);
         rustix::fs::renameat(staging, name.as_slice(), directory.fd(), entry.name())?;
@@ -139,6 +140,7 @@ impl Names {
         state::set(&file, &State::of(entry, mode))?;
         set_xattrs(&file, &entry.extra())?;
         rustix::fs::ftruncate(&file, entry.size())?;
+        rustix::fs::futimens(&file, &never_used(entry.mtime()))?;
         self.stated.set(entry.inode());
         Ok(file)
     }
@@ -194,4 +196,10 @@ impl Names {
         };
         Ok(!matches!(self.lookup(directory, &name)?, Some(Found::Virtual(_))))
     }
+}
+
+/// What nobody has used here was last used when it was last modified. Its other times are its state's.
+fn never_used(mtime: Mtime) -> Timestamps {
+    let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    Timestamps { last_modification: omitted, ..times(mtime) }
 }

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use super::change::{Place, Removed, refuse_whiteout};
 use super::directory::Look;
 use super::staging::is_whiteout;
-use super::{InodeKey, Names, NamesError};
+use super::{Found, InodeKey, Names, NamesError};
 
 /// What a rename does where the new name is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,8 @@ impl Names {
             self.note_move(other)?;
             rename(&source, &target, RenameFlags::EXCHANGE)?;
             self.exchanged(&source, key, &target, other)?;
+            self.note_renamed(key);
+            self.note_renamed(other);
             return Ok(None);
         }
         if let Some((other, true)) = other {
@@ -80,7 +82,20 @@ impl Names {
         self.move_over(&source, &target, is_directory)?;
         let removed = other.map(|(other, _)| self.lost(other, &target));
         self.moved(key, &source, &target)?;
+        if is_directory {
+            self.note_renamed(key);
+        }
         Ok(removed)
+    }
+
+    /// A directory with a state was changed by getting another name. Of others the disk notes it, or their replica.
+    fn note_renamed(&self, key: InodeKey) {
+        if let Err(error) = self.stat(key).and_then(|found| match found {
+            Found::OnDisk(found) => self.note_change(&found),
+            Found::Virtual(_) => Ok(()),
+        }) {
+            tracing::debug!(%error, "when a directory was renamed cannot be kept");
+        }
     }
 
     /// Moves what lies at one name to another, where nobody sees anything or what may go.

@@ -1,7 +1,7 @@
 //! What a finished replica looks like: the origin's own tree, judged by walking both.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, XattrFlags};
 
 use super::*;
 use crate::busy_directory::BusyDirectory;
-use crate::filesystem::{Change, CloneTree, NodeId, Owner};
+use crate::filesystem::{Change, CloneTree, NodeId, Owner, When};
 use crate::manifest::walk::{WalkOptions, WalkProgress, build};
 use crate::manifest::{Entry, Mtime};
 use crate::ordinary_user;
@@ -459,6 +459,12 @@ impl Changing {
         fs::remove_file(self.plain.join(path)).unwrap();
     }
 
+    async fn set_atime(&self, path: &str, atime: Mtime) {
+        let change = Change { atime: Some(When::At(atime)), ..Change::default() };
+        let changed = self.tree.change(self.node(path), change).await.unwrap();
+        assert_eq!(changed.atime, atime);
+    }
+
     async fn set_mode(&self, path: &str, mode: u16) {
         let change = Change { mode: Some(mode), ..Change::default() };
         self.tree.change(self.node(path), change).await.unwrap();
@@ -497,6 +503,10 @@ async fn a_changed_clone_settles_with_its_changes() {
     changing.make("link2", &Made::File, 0o640);
     changing.remove("name\n\x01");
     changing.set_mode("empty", 0o550).await;
+    let used = Mtime { sec: 5, nsec: 6 };
+    for path in ["sparse", "zz", "new"] {
+        changing.set_atime(path, used).await;
+    }
     hydrated(&replica).await;
     check_counts(&replica).await;
     changing.rename("moved/b", "new/b");
@@ -524,6 +534,10 @@ async fn a_changed_clone_settles_with_its_changes() {
     drop(replica);
     let name = our_name(&pair);
     settle::conclude(&pair.at("clone"), &name, &pair.at("keep")).unwrap();
+    for path in ["sparse", "zz"] {
+        let found = fs::symlink_metadata(pair.at("clone").join(path)).unwrap();
+        assert_eq!((found.atime(), found.atime_nsec()), (used.sec, used.nsec.into()), "{path}");
+    }
     let who = rustix::process::geteuid();
     if !who.is_root() {
         // Its own user cannot look into what it has closed.
