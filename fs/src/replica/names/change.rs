@@ -1,13 +1,15 @@
 //! Changing names: each change is one system call on the disk, after what is concerned has been placed.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Stat};
+use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::directory::{Directory, Look};
 use super::staging::is_whiteout;
 use super::{Found, InodeKey, Names, NamesError, OnDisk};
+use crate::beneath;
 use crate::manifest::Entry;
 
 /// An inode that has lost a name.
@@ -133,12 +135,13 @@ impl Names {
                 Removed { key: InodeKey::Entry(entry.inode()), was_last: true }
             }
             Some(Found::OnDisk(found)) => {
+                let held = held(directory, name, &found.stat);
                 match (here.is_some(), found.is(FileType::Directory)) {
                     (true, _) => self.staging.take(directory.fd(), name, true)?,
                     (false, false) => rustix::fs::unlinkat(directory.fd(), name, AtFlags::empty())?,
                     (false, true) => rustix::fs::unlinkat(directory.fd(), name, AtFlags::REMOVEDIR)?,
                 }
-                self.lose(found.key, &found.stat, directory, name)
+                self.lose(found.key, &held, directory, name)
             }
         };
         self.detach(directory, name)?;
@@ -147,9 +150,8 @@ impl Names {
     }
 
     /// An inode on the disk has lost a name.
-    pub(super) fn lose(&self, key: InodeKey, stat: &Stat, directory: &Directory, name: &[u8]) -> Removed {
-        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        let was_last = is_directory || stat.st_nlink == 1;
+    pub(super) fn lose(&self, key: InodeKey, held: &Held, directory: &Directory, name: &[u8]) -> Removed {
+        let was_last = held.has_no_name();
         self.located.remove(key, directory.key, name);
         if was_last {
             self.located.gone(key);
@@ -175,6 +177,38 @@ impl Names {
         }
         let Some(directory) = self.directory(key)? else { return Ok(()) };
         Ok(directory.complete()?)
+    }
+}
+
+/// What tells whether an inode that loses a name has another one.
+pub(super) enum Held {
+    /// It had one alone.
+    Alone,
+    /// It had several, which may all be taken away at the same time.
+    Open(OwnedFd),
+    /// It cannot be asked; it had several.
+    Unknown,
+}
+
+impl Held {
+    /// True once it has none.
+    fn has_no_name(&self) -> bool {
+        match self {
+            Self::Alone => true,
+            Self::Open(inode) => rustix::fs::fstat(inode).is_ok_and(|stat| stat.st_nlink == 0),
+            Self::Unknown => false,
+        }
+    }
+}
+
+/// Takes hold of what is about to lose a name.
+pub(super) fn held(directory: &Directory, name: &[u8], stat: &Stat) -> Held {
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory || stat.st_nlink == 1 {
+        return Held::Alone;
+    }
+    match beneath::open(directory.fd(), name, OFlags::PATH) {
+        Ok(inode) => Held::Open(inode),
+        Err(_) => Held::Unknown,
     }
 }
 

@@ -38,8 +38,12 @@ impl Names {
         let directory = self.placed_directory(key)?;
         let was_complete = directory.shows().is_none();
         let list = self.list(key)?;
+        let mut is_left_over = false;
         for position in 0..list.len() {
-            let Some((_, entry)) = list.at(self, position)? else { continue };
+            let Some((_, entry)) = list.at(self, position)? else {
+                is_left_over |= was_complete;
+                continue;
+            };
             if matches!(entry, Found::Virtual(_)) {
                 match self.place(entry.key()) {
                     Ok(_) | Err(NamesError::System(Errno::STALE)) => {}
@@ -50,10 +54,15 @@ impl Names {
                 found.push(entry.key());
             }
         }
-        if was_complete {
+        if was_complete && !is_left_over {
             return Ok(true);
         }
         let _changing = self.changing([key]);
+        if was_complete {
+            // A crash came before a whiteout was removed that hides nothing.
+            directory.complete()?;
+            return Ok(true);
+        }
         // Something may have been in the way of putting it on the disk.
         if !self.has_virtual_names(key)? {
             directory.complete()?;

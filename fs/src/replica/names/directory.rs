@@ -15,7 +15,7 @@ use super::super::directories::{OPEN, finish};
 use super::super::key::InodeKey;
 use super::super::lock;
 use super::super::state::{self, State, Stated};
-use super::staging::is_whiteout;
+use super::staging::{is_marked, is_whiteout, mark};
 use crate::beneath;
 use crate::clock;
 use crate::manifest::EntryIndex;
@@ -96,8 +96,7 @@ impl Directory {
             Stated::Unknown => return Err(Errno::IO),
         };
         let complete = state.is_none_or(|state| state.complete || state.index.is_none());
-        let was_completed = state.is_some_and(|state| state.complete && state.index.is_some());
-        let directory = Self {
+        Ok(Self {
             key,
             fd,
             // One that is finished has no state any more, and is the manifest's nevertheless.
@@ -105,37 +104,39 @@ impl Directory {
             complete: AtomicBool::new(complete),
             state: Mutex::new(Kept { state, unwritten_since: None }),
             risen: OnceLock::new(),
-        };
-        if was_completed {
-            // A crash came before they were removed.
-            directory.remove_whiteouts()?;
-        }
-        Ok(directory)
+        })
     }
 
-    /// From now on the manifest's names no longer show in it: all that is to be seen is on the disk, and what a whiteout
-    /// hides is hidden.
+    /// From now on the manifest's names no longer show in it: all that is to be seen is on the disk, and no whiteout is
+    /// left. Nobody changes names in it meanwhile.
     pub(super) fn complete(&self) -> Result<(), Errno> {
-        {
-            let mut kept = lock(&self.state);
-            let Some(mut state) = kept.state else { return Ok(()) };
-            state.complete = true;
-            state::set(&self.fd, &state)?;
-            *kept = Kept { state: Some(state), unwritten_since: None };
+        let whiteouts = self.whiteouts()?;
+        if self.shows().is_some() {
+            // A crash before they are gone must not leave what is taken for a device.
+            whiteouts.iter().try_for_each(|name| mark(self.fd.as_fd(), name))?;
+            self.change(|state| state.complete = true)?;
         }
-        // Whoever looks before they are gone must not take them for devices.
-        self.remove_whiteouts()?;
+        for name in whiteouts {
+            rustix::fs::unlinkat(&self.fd, name.as_slice(), AtFlags::empty())?;
+        }
         self.complete.store(true, Release);
         Ok(())
     }
 
-    fn remove_whiteouts(&self) -> Result<(), Errno> {
+    /// The names at which the disk says that there is none.
+    fn whiteouts(&self) -> Result<Vec<Vec<u8>>, Errno> {
+        let mut whiteouts = Vec::new();
         for name in beneath::names(self.fd.as_fd(), b"")? {
-            if is_whiteout(&rustix::fs::statat(&self.fd, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?) {
-                rustix::fs::unlinkat(&self.fd, name.as_slice(), AtFlags::empty())?;
+            if self.is_whiteout(&rustix::fs::statat(&self.fd, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?) {
+                whiteouts.push(name);
             }
         }
-        Ok(())
+        Ok(whiteouts)
+    }
+
+    /// True for what says that there is no such name in it, and is not the device of somebody who made it.
+    fn is_whiteout(&self, stat: &Stat) -> bool {
+        is_marked(stat) || (self.shows().is_some() && is_whiteout(stat))
     }
 
     /// Where its names are, open for reading.
@@ -203,8 +204,7 @@ impl Directory {
     /// What the disk has under a name.
     pub(super) fn look(&self, name: &[u8]) -> Result<Look, Errno> {
         let Some((at, stat)) = self.stat_of(name)? else { return Ok(Look::Nothing) };
-        // Elsewhere it is the device of somebody who made it.
-        if is_whiteout(&stat) && self.shows().is_some() {
+        if self.is_whiteout(&stat) {
             return Ok(Look::Whiteout);
         }
         let state = match FileType::from_raw_mode(stat.st_mode) {

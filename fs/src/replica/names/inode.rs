@@ -11,6 +11,7 @@ use super::super::state::{self, USER, XATTR_BYTES_MAX};
 use super::directory::Directory;
 use super::located::Name;
 use super::make::made_here;
+use super::staging::{is_whiteout, refuse_mark};
 use super::{Found, InodeKey, Names, NamesError, OnDisk, ROOT, mtime_of};
 use crate::clock;
 use crate::manifest::Mtime;
@@ -84,8 +85,12 @@ impl Names {
 
     /// Changes the permission bits of anything but a regular file, whose are kept with its content.
     pub fn set_mode(&self, key: InodeKey, mode: u16) -> Result<(), NamesError> {
-        if self.place(key)?.is(FileType::Directory) {
+        let found = self.place(key)?;
+        if found.is(FileType::Directory) {
             return self.set_directory_mode(key, mode);
+        }
+        if is_whiteout(&found.stat) {
+            refuse_mark(mode)?;
         }
         let place = self.place_of(key)?;
         Ok(rustix::fs::chmodat(

@@ -9,7 +9,7 @@ use super::super::directories::OPEN;
 use super::super::state::{self, State};
 use super::change::{Place, refuse_whiteout};
 use super::directory::{Directory, Look};
-use super::staging::NO_DEVICE;
+use super::staging::{NO_DEVICE, refuse_mark};
 use super::{InodeKey, Names, NamesError, OnDisk, mtime_of};
 use crate::beneath;
 use crate::filesystem::Owner;
@@ -64,6 +64,7 @@ impl Names {
         let directory = self.placed_directory(directory)?;
         if matches!(made, Made::Special(FileType::CharacterDevice, NO_DEVICE)) {
             refuse_whiteout(&directory)?;
+            refuse_mark(mode)?;
         }
         let _changing = self.changing([directory.key]);
         let place = self.free(directory, name)?;

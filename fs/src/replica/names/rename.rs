@@ -3,9 +3,9 @@
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::change::{Place, Removed, refuse_whiteout};
+use super::change::{Held, Place, Removed, held, refuse_whiteout};
 use super::directory::Look;
-use super::staging::is_whiteout;
+use super::staging::{is_whiteout, mark};
 use super::{Found, InodeKey, Names, NamesError};
 
 /// What a rename does where the new name is taken.
@@ -79,8 +79,12 @@ impl Names {
         if let Some((other, true)) = other {
             self.clear(other)?;
         }
+        let replaced = match &target.look {
+            Look::There(stat, _) => held(&target.directory, target.name, stat),
+            Look::Nothing | Look::Whiteout => Held::Alone,
+        };
         self.move_over(&source, &target, is_directory)?;
-        let removed = other.map(|(other, _)| self.lost(other, &target));
+        let removed = other.map(|(other, _)| self.lost(other, &replaced, &target));
         self.moved(key, &source, &target)?;
         if is_directory {
             self.note_renamed(key);
@@ -108,9 +112,14 @@ impl Names {
         let white_out = self.here(&source.directory, source.name)?.is_some();
         if is_directory && matches!(target.look, Look::Whiteout) {
             // A directory cannot take its place; changing places leaves it where it may be needed.
-            rename(source, target, RenameFlags::EXCHANGE)?;
             if !white_out {
-                rustix::fs::unlinkat(source.directory.fd(), source.name, AtFlags::empty())?;
+                mark(target.directory.fd(), target.name)?;
+            }
+            rename(source, target, RenameFlags::EXCHANGE)?;
+            if !white_out
+                && let Err(errno) = rustix::fs::unlinkat(source.directory.fd(), source.name, AtFlags::empty())
+            {
+                tracing::debug!(%errno, "a whiteout that is not needed is left");
             }
             return Ok(());
         }
@@ -144,11 +153,11 @@ impl Names {
     }
 
     /// What lay at a name was replaced.
-    fn lost(&self, key: InodeKey, place: &Place<'_>) -> Removed {
+    fn lost(&self, key: InodeKey, held: &Held, place: &Place<'_>) -> Removed {
         match &place.look {
-            Look::There(stat, _) => {
+            Look::There(..) => {
                 self.directories.forget(key);
-                self.lose(key, stat, &place.directory, place.name)
+                self.lose(key, held, &place.directory, place.name)
             }
             Look::Nothing | Look::Whiteout => Removed { key, was_last: true },
         }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::super::lock;
@@ -27,9 +27,29 @@ pub(super) struct Staging {
 /// to overlayfs. Ordinary users may make it since Linux 5.8.
 pub(super) const NO_DEVICE: u64 = 0;
 
-/// True for what says that there is no such name.
-pub(super) fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
+/// The mode of a whiteout that is one everywhere. Where names of the manifest show, any is, and nobody can make one; where
+/// none do, somebody may have made such a device, as container engines do, and one of ours lies there only when it was
+/// left over: this mode, which no device has, tells them apart.
+const MARK: u16 = 0o5000;
+
+/// True for what says that there is no such name where names of the manifest show.
+pub(super) fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == NO_DEVICE
+}
+
+/// True for what says it everywhere.
+pub(super) fn is_marked(stat: &Stat) -> bool {
+    is_whiteout(stat) && stat.st_mode & 0o7777 == u32::from(MARK)
+}
+
+/// A device without a number cannot have this mode.
+pub(super) fn refuse_mark(mode: u16) -> Result<(), Errno> {
+    if mode == MARK { Err(Errno::PERM) } else { Ok(()) }
+}
+
+/// Has a whiteout say it everywhere. Others that are the same inode do so, too, and lose nothing by it.
+pub(super) fn mark(directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    rustix::fs::chmodat(directory, name, Mode::from_raw_mode(MARK.into()), AtFlags::empty())
 }
 
 impl Staging {
