@@ -55,6 +55,7 @@ use groups::Groups;
 pub use list::NameList;
 use located::{Located, Name};
 pub use make::Made;
+use moves::Search;
 pub use rename::Rename;
 use staging::Staging;
 
@@ -164,7 +165,7 @@ impl OnDisk {
 
 /// The names of a clone's own tree.
 ///
-/// Lock order: `grouping`; those of `changing`, each lower one first; `placing`; then the leaves, which are all others.
+/// Lock order: `grouping`; the search's `looking`; those of `changing`, each lower one first; `placing`; then the leaves, which are all others.
 #[derive(Debug)]
 pub struct Names {
     layout: Arc<Layout>,
@@ -178,11 +179,13 @@ pub struct Names {
     absent: Marks,
     /// Entries that are no longer where the manifest has them.
     detached: Marks,
-    /// Entries of which something on the disk has said that it is them.
+    /// Entries that have said, where the manifest has them, that they are it.
     stated: Marks,
     /// Before this process began, something of the manifest came to lie elsewhere: files without a state need not be
     /// what the manifest has in their place.
     had_moves: bool,
+    /// Which of that has not been looked for.
+    search: Search,
     /// That it does is noted on the disk.
     moves_noted: AtomicBool,
     /// Held while a directory is put on the disk, or found not to be there.
@@ -198,9 +201,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// The names of the tree in `layout`, whose first root is `manifest`'s.
-    ///
-    /// Where names of the manifest have been moved before, all that is on the disk is looked at: two system calls each.
+    /// The names of the tree in `layout`, whose first root is `manifest`'s. Some system calls, however much is on the disk.
     pub fn open(layout: Arc<Layout>, manifest: Manifest) -> Result<Self, NamesError> {
         let root = manifest.entry(EntryIndex(0)).ok_or(NotYet)?;
         let staging = Staging::open(beneath::open(layout.directory(), b"staging", DIRECTORY)?)?;
@@ -211,7 +212,7 @@ impl Names {
         }
         let root = Arc::new(Directory::new(ROOT, tree)?);
         let (entries, had_moves) = (manifest.entries(), layout.has_moves()?);
-        let names = Self {
+        Ok(Self {
             staging,
             root,
             directories: Directories::new(),
@@ -221,6 +222,7 @@ impl Names {
             detached: Marks::new(entries),
             stated: Marks::new(entries),
             had_moves,
+            search: Search::new(had_moves),
             moves_noted: AtomicBool::new(had_moves),
             placing: Mutex::default(),
             grouping: Mutex::default(),
@@ -229,11 +231,7 @@ impl Names {
             ended: AtomicU64::new(0),
             layout,
             manifest,
-        };
-        if had_moves {
-            names.find_moves()?;
-        }
-        Ok(names)
+        })
     }
 
     /// What `name` in a directory leads to.
@@ -295,11 +293,14 @@ impl Names {
         let entry = self.manifest.entry(index).ok_or(NotYet)?;
         if entry.nlink() > 1 && entry.kind() == Kind::File {
             for name in self.groups.names(&self.manifest, index)?.map(EntryIndex) {
-                if !self.detached.is_set(name) {
-                    return Ok(self.position(&self.manifest.entry(name).ok_or(NotYet)?));
+                let at = self.position(&self.manifest.entry(name).ok_or(NotYet)?);
+                // Nobody need have come by where it lies in a directory that was moved.
+                let is_lost = || self.directory(at.directory).is_err_and(|error| error == STALE);
+                if !self.detached.is_set(name) && !is_lost() {
+                    return Ok(at);
                 }
             }
-            return Err(Errno::STALE.into());
+            return Err(STALE);
         }
         match self.detached.is_set(index) {
             true => Err(Errno::STALE.into()),
@@ -325,12 +326,14 @@ impl Names {
         self.manifest.lookup(directory, name)
     }
 
+    /// Keeps others from changing names in a directory, and changes none.
+    fn unchanged(&self, directory: InodeKey) -> MutexGuard<'_, ()> {
+        lock(&self.changing[lock_of(directory)])
+    }
+
     /// Keeps others from changing names in these directories.
     fn changing<const N: usize>(&self, directories: [InodeKey; N]) -> Changing<'_> {
-        let mut numbers = directories.map(|key| match key {
-            InodeKey::Entry(index) => index.0 as usize % LOCKS,
-            InodeKey::Local(number) => number as usize % LOCKS,
-        });
+        let mut numbers = directories.map(lock_of);
         numbers.sort_unstable();
         let mut before = None;
         let apart = numbers.into_iter().filter(|number| before.replace(*number) != Some(*number));
@@ -350,6 +353,14 @@ impl Names {
     }
 }
 
+/// The number of the lock under which names in a directory are changed.
+fn lock_of(directory: InodeKey) -> usize {
+    match directory {
+        InodeKey::Entry(index) => index.0 as usize % LOCKS,
+        InodeKey::Local(number) => number as usize % LOCKS,
+    }
+}
+
 pub(super) fn mtime_of(stat: &Stat) -> Mtime {
     Mtime { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as u32 }
 }
@@ -365,6 +376,9 @@ impl Drop for Changing<'_> {
         self.names.ended.fetch_add(1, AcqRel);
     }
 }
+
+/// It is not where it would be, and nobody has come by it elsewhere.
+const STALE: NamesError = NamesError::System(Errno::STALE);
 
 /// The tree's own directory.
 const ROOT: InodeKey = InodeKey::Entry(EntryIndex(0));

@@ -7,7 +7,7 @@ use rustix::fs::{FileType, RenameFlags};
 use rustix::io::Errno;
 
 use super::super::finish::Receipt;
-use super::{Found, InodeKey, Names, NamesError, OnDisk, ROOT};
+use super::{Found, InodeKey, Names, NamesError, OnDisk, ROOT, STALE};
 
 impl Names {
     /// Puts everything that the manifest has, and nobody removed, on the disk. From then on the disk is the only truth.
@@ -27,7 +27,7 @@ impl Names {
             match self.complete_directory(key, &mut directories) {
                 Ok(was_complete) => nothing_left &= was_complete,
                 // It was removed meanwhile.
-                Err(NamesError::System(Errno::STALE)) => {}
+                Err(STALE) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -46,7 +46,7 @@ impl Names {
             };
             if matches!(entry, Found::Virtual(_)) {
                 match self.place(entry.key()) {
-                    Ok(_) | Err(NamesError::System(Errno::STALE)) => {}
+                    Ok(_) | Err(STALE) => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -89,7 +89,7 @@ impl Names {
         let mut directories = vec![ROOT];
         while let Some(key) = directories.pop() {
             let list = match self.list(key) {
-                Err(NamesError::System(Errno::STALE)) => continue,
+                Err(STALE) => continue,
                 list => list?,
             };
             for position in 0..list.len() {

@@ -15,10 +15,10 @@ use crate::beneath;
 use crate::manifest::EntryIndex;
 
 /// How often a file is looked for while names are changed around it.
-const TRIES: u32 = 200;
+pub(super) const TRIES: u32 = 200;
 
 /// How long between two of the later attempts.
-const PAUSE: Duration = Duration::from_millis(1);
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
 
 /// Where the files of a clone lie.
 #[derive(Debug)]
@@ -66,8 +66,18 @@ impl From<NamesError> for StoreError {
 }
 
 impl Names {
-    /// Opens the file of an inode. That it is gone is believed only when nothing was renamed while it was looked for.
+    /// Opens the file of an inode, wherever it lies.
     pub(super) fn open_file(&self, key: InodeKey, flags: OFlags) -> Result<Option<File>, StoreError> {
+        match self.open_found_file(key, flags) {
+            // Nobody has come by it, wherever it was moved to.
+            Err(StoreError::Removed) if self.find_moves()? => self.open_found_file(key, flags),
+            opened => opened,
+        }
+    }
+
+    /// As [`open_file`](Self::open_file), as far as can be told without a search. That it is gone is believed only when
+    /// nothing was renamed while it was looked for.
+    fn open_found_file(&self, key: InodeKey, flags: OFlags) -> Result<Option<File>, StoreError> {
         for attempt in 0..TRIES {
             let before = self.at_rest();
             match self.try_open_file(key, flags) {

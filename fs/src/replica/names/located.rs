@@ -10,7 +10,6 @@ use rustix::fs::{FileType, Stat};
 
 use super::super::key::InodeKey;
 use super::super::lock;
-use crate::manifest::EntryIndex;
 
 /// A name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,11 +66,6 @@ impl Located {
         lock(&self.table).add(key, stat, directory, name).lookups += 1;
     }
 
-    /// The inodes of the manifest that are in the table, and their numbers on the disk.
-    pub(super) fn entries(&self) -> Vec<(EntryIndex, u64)> {
-        let table = lock(&self.table);
-        table.inodes.iter().filter_map(|(key, inode)| Some((key.entry()?, inode.number))).collect()
-    }
     /// An inode has lost a name.
     pub(super) fn remove(&self, key: InodeKey, directory: InodeKey, name: &[u8]) {
         let mut table = lock(&self.table);

@@ -41,10 +41,12 @@ impl Names {
             None => None,
         };
         if let Some(index) = state.and_then(|state| state.index) {
-            self.stated.set(index);
             let key = InodeKey::Entry(index);
             let is_here =
                 here.is_some_and(|here| here.inode() == index && !self.detached.is_set(here.index()));
+            if is_here {
+                self.stated.set(index);
+            }
             // Of the names that the manifest has of a file with several, this one is known to be there.
             if !is_here || self.has_names(key) {
                 self.located.add(key, stat, directory.key, name);
@@ -83,8 +85,6 @@ impl Names {
         // Two inodes must never have one key: what the manifest has here may lie elsewhere since long ago.
         // One with several names is in the table since one of them was seen.
         let is_known = !self.had_moves || (self.stated.is_set(entry.index()) && entry.nlink() < 2);
-        kind == entry.kind()
-            && !self.detached.is_set(entry.index())
-            && (is_known || entry.kind() == Kind::Symlink)
+        kind == entry.kind() && !self.detached.is_set(entry.index()) && is_known
     }
 }

@@ -1,58 +1,115 @@
-//! What the manifest has elsewhere than where it lies: noting that there is such a thing, and finding it at the start.
+//! What the manifest has elsewhere than where it lies: noting that there is such a thing, and finding it.
+//!
+//! Whoever comes by a name needs nothing of this: what lies there says itself what it is. Only who asks for an inode of
+//! the manifest that is not in its place has to know whether it was moved before this process began. So nothing is
+//! looked for at the start. The first one who must know looks at all that is on the disk, once, and the others who must
+//! know wait for it; the kernel is not among them, since it asks for what it came by.
 
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::directory::Look;
-use super::{Found, InodeKey, Name, Names, NamesError, ROOT};
-use crate::manifest::{EntryIndex, Kind, NotYet};
+use super::super::lock;
+use super::directory::{Directory, Look};
+use super::files::{PAUSE, TRIES};
+use super::{Found, InodeKey, Names, NamesError, ROOT, STALE};
+use crate::manifest::Kind;
+
+/// The search for what was moved before this process began.
+#[derive(Debug)]
+pub(super) struct Search {
+    /// Everything has been looked at.
+    is_over: AtomicBool,
+    /// Held by who looks. Locks of names that are changed may be taken under it.
+    looking: Mutex<()>,
+    /// Directories that are still to be looked into. A leaf.
+    left: Mutex<Vec<InodeKey>>,
+}
+
+impl Search {
+    /// None is needed where nothing was moved.
+    pub(super) fn new(had_moves: bool) -> Self {
+        Self { is_over: AtomicBool::new(!had_moves), looking: Mutex::default(), left: Mutex::new(vec![ROOT]) }
+    }
+}
 
 impl Names {
-    /// Looks at all that is on the disk for what the manifest has elsewhere.
-    pub(super) fn find_moves(&self) -> Result<(), NamesError> {
-        let mut directories = vec![ROOT];
-        while let Some(key) = directories.pop() {
-            let Some(directory) = self.directory(key)? else { continue };
-            for name in directory.names()? {
-                // Whatever is where the manifest does not have it gets into the table by being looked at.
-                if let Some(Found::OnDisk(found)) = self.look(&directory, &name)? {
-                    if found.is(FileType::Directory) {
-                        directories.push(found.key);
-                    }
-                    if matches!(found.key, InodeKey::Local(_)) && !found.is(FileType::Directory) {
-                        self.located.remove(found.key, key, &name);
-                    }
-                }
+    /// Looks at all that is on the disk for what the manifest has elsewhere, unless that has been done; true when it was
+    /// done in this call, or while it waited. On an error the rest is looked at the next time.
+    pub(super) fn find_moves(&self) -> Result<bool, NamesError> {
+        if self.search.is_over.load(Acquire) {
+            return Ok(false);
+        }
+        let _looking = lock(&self.search.looking);
+        if self.search.is_over.load(Acquire) {
+            return Ok(true);
+        }
+        let mut failed = Vec::new();
+        let mut error = None;
+        loop {
+            let next = lock(&self.search.left).pop();
+            let Some(key) = next else { break };
+            // What cannot be looked into may hold what was moved: it is not known to be gone then.
+            if let Err(failure) = self.find_moves_in(key) {
+                failed.push(key);
+                error.get_or_insert(failure);
             }
         }
-        self.located.entries().into_iter().try_for_each(|(index, number)| self.note_detached(index, number))
+        if let Some(error) = error {
+            lock(&self.search.left).extend(failed);
+            return Err(error);
+        }
+        self.search.is_over.store(true, Release);
+        Ok(true)
     }
 
-    /// Notes under which of its names in the manifest an inode does not lie that was found under another.
-    fn note_detached(&self, index: EntryIndex, number: u64) -> Result<(), NamesError> {
-        let entry = self.manifest.entry(index).ok_or(NotYet)?;
-        let names: Vec<_> = match self.has_names(InodeKey::Entry(index)) {
-            true => self.groups.names(&self.manifest, index)?.map(EntryIndex).collect(),
-            false => vec![entry.index()],
-        };
-        for name in names {
-            let entry = self.manifest.entry(name).ok_or(NotYet)?;
-            let Name { directory, name } = self.position(&entry);
-            let is_there = match self.directory(directory) {
-                Ok(Some(directory)) => {
-                    matches!(directory.look(&name)?, Look::There(stat, _) if stat.st_ino == number)
-                }
-                // What is elsewhere has left its place, and what has, has been put on the disk with all above it.
-                Ok(None) | Err(NamesError::System(Errno::STALE)) => false,
-                Err(error) => return Err(error),
+    fn find_moves_in(&self, key: InodeKey) -> Result<(), NamesError> {
+        let Some(directory) = self.directory_at_rest(key)? else { return Ok(()) };
+        for name in directory.names()? {
+            // Its name, and what the table has of it, must not change in between.
+            let _unchanged = self.unchanged(key);
+            let state = match directory.look(&name)? {
+                Look::There(stat, _) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => None,
+                // What is where the manifest does not have it gets into the table by being looked at.
+                Look::There(_, Some(state)) if state.index.is_some() => Some(state),
+                // What was made here is known for as long as the kernel knows it.
+                _ => continue,
             };
-            if !is_there {
-                self.detached.set(entry.index());
+            if let Some(Found::OnDisk(found)) = self.look(&directory, &name)?
+                && state.is_none()
+            {
+                lock(&self.search.left).push(found.key);
             }
         }
         Ok(())
+    }
+
+    /// A directory on the disk, if there is one. That it is gone is believed only when nothing was renamed while it was
+    /// looked for.
+    fn directory_at_rest(&self, key: InodeKey) -> Result<Option<Arc<Directory>>, NamesError> {
+        for _ in 0..TRIES {
+            let before = self.at_rest();
+            match self.directory(key) {
+                Err(STALE) if before.is_some() && self.at_rest() == before => {
+                    return Ok(None);
+                }
+                Err(STALE) => std::thread::sleep(PAUSE),
+                found => return found,
+            }
+        }
+        Err(Errno::AGAIN.into())
+    }
+
+    /// A directory is about to be moved, perhaps from where nobody has looked to where somebody has.
+    pub(super) fn look_into(&self, key: InodeKey) {
+        if !self.search.is_over.load(Acquire) {
+            lock(&self.search.left).push(key);
+        }
     }
 
     /// Notes, before it happens, that something of the manifest lies elsewhere: files without a state need not be what

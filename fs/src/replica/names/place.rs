@@ -15,7 +15,7 @@ use super::super::lock;
 use super::super::state::{self, State};
 use super::super::store::write_at;
 use super::directory::Directory;
-use super::{Found, InodeKey, Name, Names, NamesError, OnDisk};
+use super::{Found, InodeKey, Name, Names, NamesError, OnDisk, STALE};
 use crate::beneath;
 use crate::git::{self, Shown};
 use crate::manifest::{Entry, EntryIndex, Kind, Mtime, NotYet};
@@ -37,7 +37,7 @@ impl Names {
         match self.stat(key)? {
             Found::OnDisk(found) => Ok(found),
             // Nothing but a stranger beneath the mount takes it away again.
-            Found::Virtual(_) => Err(Errno::STALE.into()),
+            Found::Virtual(_) => Err(STALE),
         }
     }
 
@@ -161,9 +161,15 @@ impl Names {
         self.note_moves()?;
         for name in names {
             let entry = self.manifest.entry(name).ok_or(NotYet)?;
-            let directory = match self.placed_directory(self.position(&entry).directory) {
+            let at = self.position(&entry).directory;
+            let directory = match self.placed_directory(at) {
+                // It may have been moved, and nobody has come by it.
+                Err(STALE) if self.find_moves()? => self.placed_directory(at),
+                directory => directory,
+            };
+            let directory = match directory {
                 // It was removed, and that name with it.
-                Err(NamesError::System(Errno::STALE)) => continue,
+                Err(STALE) => continue,
                 directory => directory?,
             };
             let _changing = self.changing([directory.key]);
@@ -191,7 +197,7 @@ impl Names {
     pub(super) fn is_placed(&self, first: &Entry<'_>) -> Result<bool, NamesError> {
         let Name { directory, name } = match self.locate(InodeKey::Entry(first.index())) {
             Ok(name) => name,
-            Err(NamesError::System(Errno::STALE)) => return Ok(true),
+            Err(STALE) => return Ok(true),
             Err(error) => return Err(error),
         };
         Ok(!matches!(self.lookup(directory, &name)?, Some(Found::Virtual(_))))

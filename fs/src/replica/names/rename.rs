@@ -49,6 +49,10 @@ impl Names {
             self.place(other)?;
         }
         self.note_move(key)?;
+        let moved = [Some((key, is_directory)), other.filter(|_| how == Rename::Exchange)];
+        for (key, _) in moved.into_iter().flatten().filter(|(_, is_directory)| *is_directory) {
+            self.look_into(key);
+        }
         let (source, target) = (self.placed_directory(from.0)?, self.placed_directory(to.0)?);
         let emptied = other.filter(|(_, is_directory)| *is_directory && how != Rename::Exchange);
         let emptied = emptied.map_or(source.key, |(other, _)| other);

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -13,6 +12,8 @@ use rustix::fs::{AtFlags, CWD, RenameFlags};
 
 use super::*;
 use crate::manifest::walk::{WalkOptions, WalkProgress, build};
+
+mod cases;
 
 /// A snapshot, a clone of its names, and a plain copy.
 struct Pair {
@@ -125,7 +126,7 @@ impl Pair {
                 };
                 rustix::fs::renameat_with(CWD, at(from), CWD, at(to), flags)
             }
-            Change::Forget | Change::Reopen => Ok(()),
+            Change::Forget | Change::Reopen | Change::ReopenAndFind => Ok(()),
         }
     }
 
@@ -138,6 +139,14 @@ impl Pair {
             }
             Change::Reopen => {
                 self.reopen();
+                Ok(())
+            }
+            Change::ReopenAndFind => {
+                let before = self.files();
+                self.reopen();
+                for (key, number) in before {
+                    assert_eq!(self.number(key), number, "{key:?} is not found by itself");
+                }
                 Ok(())
             }
             Change::File(path) => self.make(path, &Made::File, mode)?,
@@ -242,6 +251,22 @@ impl Pair {
         }
     }
 
+    /// The manifest's files that can be seen, and are not ordinary ones by now, and their numbers on the disk.
+    fn files(&self) -> Vec<(InodeKey, Option<u64>)> {
+        let is_file = |index| self.manifest.entry(index).unwrap().kind() == Kind::File;
+        let keys = self.known.values().filter(|key| key.entry().is_some_and(is_file));
+        let is_told = |key: &&InodeKey| match self.names().stat(**key).unwrap() {
+            Found::Virtual(_) => true,
+            Found::OnDisk(found) => found.entry().is_some(),
+        };
+        keys.filter(is_told).map(|key| (*key, self.number(*key))).collect()
+    }
+
+    fn number(&self, key: InodeKey) -> Option<u64> {
+        let file = self.names().open_file(key, OFlags::PATH).unwrap()?;
+        Some(rustix::fs::fstat(&file).unwrap().st_ino)
+    }
+
     /// As when the kernel needs memory.
     fn forget(&self) {
         for key in self.known.values() {
@@ -334,81 +359,6 @@ fn look_at(top: &Path, below: &Path, tell: &mut impl FnMut(&Path, u64, Seen)) {
     }
 }
 
-/// Where a crash leaves a directory that was moved onto a removed name, out of one in which nothing shows through.
-#[test]
-fn a_whiteout_that_is_left_over_is_not_seen() {
-    for sweep in [
-        |pair: &mut Pair| pair.names().complete().unwrap(),
-        |pair: &mut Pair| {
-            pair.change(&Change::RemoveDirectory("m".into()));
-        },
-    ] {
-        let mut pair = Pair::new("/tmp");
-        let (moved, removed) = ("m/x".to_owned(), "d".to_owned());
-        for change in
-            [Change::Unlink(removed.clone()), Change::Directory("m".into()), Change::Directory(moved)]
-        {
-            pair.change(&change);
-        }
-        let tree = fs::File::open(pair.base.path().join("replica/tree")).unwrap();
-        staging::mark(tree.as_fd(), b"d").unwrap();
-        rustix::fs::renameat_with(&tree, "m/x", &tree, "d", RenameFlags::EXCHANGE).unwrap();
-        fs::rename(pair.plain("m/x"), pair.plain("d")).unwrap();
-        pair.reopen();
-        pair.check();
-        sweep(&mut pair);
-        pair.check();
-        let left = fs::read_dir(pair.base.path().join("replica/tree/m"));
-        assert!(left.is_err() || left.unwrap().next().is_none(), "it is still there");
-    }
-}
-
-#[test]
-fn a_whiteout_that_somebody_made_is_a_device() {
-    let mut pair = Pair::new("/tmp");
-    let device = Made::Special(FileType::CharacterDevice, 0);
-    let make = |pair: &Pair, path: &str, mode| {
-        pair.make(path, &device, mode).unwrap().map_err(|error| {
-            assert_eq!(error, NamesError::System(Errno::PERM), "{path}");
-        })
-    };
-    assert!(make(&pair, "here", 0o600).is_err(), "where names show it would hide one");
-    pair.change(&Change::Directory("m".into()));
-    assert!(make(&pair, "m/none", 0o5000).is_err(), "it would not be seen");
-    for path in ["a/b/c/x", "m/x"] {
-        if path.starts_with('a') {
-            pair.names().complete().unwrap();
-        }
-        make(&pair, path, 0).unwrap();
-        let plain = rustix::fs::mknodat(CWD, pair.plain(path), FileType::CharacterDevice, 0.into(), 0);
-        plain.unwrap();
-        pair.reopen();
-        pair.check();
-        pair.names().complete().unwrap();
-        pair.check();
-    }
-}
-
-/// Each of the names is taken away by a thread of its own.
-#[test]
-fn one_of_two_names_removed_at_once_is_the_last() {
-    let mut pair = Pair::new("/dev/shm");
-    for _ in 0..200 {
-        pair.change(&Change::File("a/x".into()));
-        pair.change(&Change::Link("a/x".into(), "b/x".into()));
-        let names = ["a/x", "b/x"];
-        let removed = std::thread::scope(|scope| {
-            let remove = |path| {
-                let (directory, name) = pair.resolve(path).unwrap();
-                pair.names().unlink(directory, name).unwrap()
-            };
-            names.map(|path| scope.spawn(move || remove(path))).map(|thread| thread.join().unwrap())
-        });
-        assert!(removed.iter().any(|removed| removed.was_last), "{removed:?}");
-        names.iter().for_each(|path| fs::remove_file(pair.plain(path)).unwrap());
-    }
-}
-
 #[derive(Clone, Debug)]
 enum Change {
     File(String),
@@ -420,6 +370,7 @@ enum Change {
     Rename(String, String, Rename),
     Forget,
     Reopen,
+    ReopenAndFind,
 }
 
 fn path() -> impl Strategy<Value = String> {
@@ -439,6 +390,7 @@ fn change() -> impl Strategy<Value = Change> {
         6 => (path(), path(), how).prop_map(|(from, to, how)| Change::Rename(from, to, how)),
         1 => Just(Change::Forget),
         1 => Just(Change::Reopen),
+        1 => Just(Change::ReopenAndFind),
     ]
 }
 
