@@ -140,10 +140,11 @@ fn load(engine: &Arc<Engine>, index: EntryIndex) -> Result<(), Uncounted> {
     Ok(())
 }
 
-/// The names in a directory; none where it does not exist, or where something else is in its place.
+/// The names in a directory; none where it does not exist, where something else is in its place, or where its own user
+/// may not look: somebody has closed it, and what is in it counts when it is found.
 fn names(top: BorrowedFd<'_>, path: &RelPath) -> Result<Vec<Vec<u8>>, Uncounted> {
     match beneath::names(top, path.as_bytes()) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => Ok(Vec::new()),
         names => names.map_err(Uncounted::Disk),
     }
 }

@@ -1,13 +1,20 @@
 //! Reaching the directories of the tree that are on the disk.
 
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
 use super::super::lock;
+use super::super::state::{self, Stated};
 use super::directory::Directory;
-use super::{DIRECTORY, Found, InodeKey, Names, NamesError, ROOT};
+use super::make::made_here;
+use super::{DIRECTORY, Found, InodeKey, Names, NamesError, ROOT, mtime_of};
 use crate::beneath;
+use crate::clock;
 
 impl Names {
     /// The directory on the disk; none for a virtual one.
@@ -75,9 +82,33 @@ impl Names {
             }
             _ => return Err(Errno::STALE.into()),
         }
-        let fd = beneath::open(above.fd(), name, DIRECTORY)?;
+        let fd = match beneath::open(above.fd(), name, DIRECTORY) {
+            Err(Errno::ACCESS) => reopened(above.fd(), name)?,
+            fd => fd?,
+        };
         let directory = Arc::new(Directory::new(key, fd)?);
         self.directories.keep(&directory);
         Ok(Some(directory))
     }
+}
+
+/// Opens a directory that its own user may not work in. None of ours is so; somebody has closed one beneath the mount. It
+/// is treated as one that was closed through it: open on the disk, with a state that has its true mode.
+fn reopened(above: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let stat = rustix::fs::statat(above, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Err(Errno::STALE);
+    }
+    rustix::fs::chmodat(above, name, Mode::RWXU, AtFlags::empty()).inspect_err(|errno| {
+        let at = std::fs::read_link(format!("/proc/self/fd/{}", above.as_raw_fd())).unwrap_or_default();
+        let path = at.join(OsStr::from_bytes(name));
+        tracing::warn!(path = %path.display(), %errno, "a directory of a clone cannot be looked into, and not be opened");
+    })?;
+    let directory = beneath::open(above, name, DIRECTORY)?;
+    if state::get(&directory)? == Stated::Nothing {
+        // The type's bits are above these.
+        let mode = (stat.st_mode & 0o7777) as u16;
+        state::set(&directory, &made_here(mode, mtime_of(&stat), clock::now()))?;
+    }
+    Ok(directory)
 }

@@ -1,6 +1,7 @@
 //! What random changes do not come by: crashes, strangers, and what happens at the same time.
 
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::Ordering::Release;
 
 use super::*;
@@ -84,6 +85,36 @@ fn what_was_moved_is_found_while_directories_are_moved() {
             assert_eq!(found.unwrap(), number);
         });
     }
+}
+
+/// A directory that was made here and that its own user closed beneath the mount.
+#[test]
+fn a_directory_that_cannot_be_looked_into_is_opened() {
+    let name = "replica::names::tests::cases::a_directory_that_cannot_be_looked_into_is_opened";
+    crate::ordinary_user::run(name, || {
+        let mut pair = Pair::new("/tmp");
+        let (a, _) = pair.resolve("a/a").unwrap();
+        let key = pair.names().lookup(a, b"a").unwrap().unwrap().key();
+        pair.change(&Change::Directory("m".into()));
+        pair.change(&Change::Rename("a/a".into(), "m/x".into(), Rename::Replace));
+        let number = pair.number(key);
+        let closed = pair.base.path().join("replica/tree/m");
+        let close = |mode| fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
+        for by_name in [false, true] {
+            close(0o010);
+            pair.reopen();
+            if by_name {
+                let (m, _) = pair.resolve("m/x").unwrap();
+                assert_eq!(pair.names().lookup(m, b"x").unwrap().unwrap().key(), key);
+            }
+            assert_eq!(pair.number(key), number);
+            let Some(Found::OnDisk(found)) = pair.names().lookup(ROOT, b"m").unwrap() else { panic!("m") };
+            assert_eq!(found.mode(), 0o010);
+        }
+        close(0);
+        pair.reopen();
+        pair.names().complete().unwrap();
+    });
 }
 
 /// Where a crash leaves a directory that was moved onto a removed name, out of one in which nothing shows through.
