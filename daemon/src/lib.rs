@@ -16,7 +16,7 @@ pub mod log;
 pub mod node;
 pub mod operation;
 pub mod registry;
-mod relocate;
+pub mod relocate;
 pub mod replica;
 pub mod runtime;
 pub mod share;

@@ -2,7 +2,7 @@
 //!
 //! A virtual environment names absolute paths: its own in the first lines of scripts and in what activates it, its
 //! interpreter's in a link and in `pyvenv.cfg`. In a settled clone those are paths of the origin, which are there only in
-//! `twinshare run`. Where a file is known to name such paths ([`EditKind`](crate::api::wire::EditKind)), and leads into a tree of the clone, the
+//! `twinshare run`. Where a file is known to name such paths ([`EditKind`]), and leads into a tree of the clone, the
 //! tree's path is replaced by where it lies here. Nothing else is touched: no file of another kind, nothing through a
 //! symbolic link, no path that leads elsewhere.
 //!
@@ -25,11 +25,12 @@ mod record;
 mod scripts;
 mod tree;
 
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::wire::{ReplicaEdit, ReplicaNotEdited, ReplicaRelocation};
+use crate::api::wire::{EditKind, ReplicaEdit, ReplicaNotEdited, ReplicaRelocation};
 use crate::workspace::Root;
 use edit::{Edit, Target};
 use moves::Moves;
@@ -87,14 +88,14 @@ impl Relocation {
         planned
     }
 
-    /// Does what is next. To be written down before and after; may be repeated. `mark` is a text of letters and digits
-    /// that nobody else knows. Blocks on the disk.
-    pub(crate) fn advance(&mut self, roots: &[Root], mark: &str) {
+    /// Does what is next. To be written down before and after; may be repeated, and has to be when the disk fails. `mark`
+    /// is a text of letters and digits that nobody else knows. Blocks on the disk.
+    pub(crate) fn advance(&mut self, roots: &[Root], mark: &str) -> io::Result<()> {
         let trees: Vec<_> = roots.iter().map(|root| Tree::open(&root.here).ok()).collect();
         let (moves, _) = moves(roots);
         match self.stage {
             Stage::Files => {
-                self.apply(&trees, &moves, mark, false);
+                self.apply(&trees, &moves, mark, false)?;
                 for list in std::mem::take(&mut self.lists) {
                     if let Some(Some(tree)) = trees.get(list.root) {
                         self.plan_list(tree, list, &moves);
@@ -103,11 +104,12 @@ impl Relocation {
                 self.stage = Stage::Lists;
             }
             Stage::Lists => {
-                self.apply(&trees, &moves, mark, true);
+                self.apply(&trees, &moves, mark, true)?;
                 self.stage = Stage::Done;
             }
             Stage::Done => {}
         }
+        Ok(())
     }
 
     /// True when there is nothing left to do.
@@ -135,16 +137,15 @@ impl Relocation {
         ReplicaRelocation { edited, left, edits: edits.collect(), left_alone: left_alone.collect() }
     }
 
-    fn apply(&mut self, trees: &[Option<Tree>], moves: &Moves, mark: &str, lists: bool) {
+    fn apply(&mut self, trees: &[Option<Tree>], moves: &Moves, mark: &str, lists: bool) -> io::Result<()> {
         let failed = apply::apply(trees, &self.edits, moves, mark, |edit| edit.target.is_list() == lists);
-        if let Err(error) = apply::write_back(trees) {
-            tracing::warn!(%error, "edits may not be on the disk yet");
-        }
+        apply::write_back(trees)?;
         // The numbers of those that stay change; the next stage begins with all of this one done.
         for (number, reason) in failed.into_iter().rev() {
             let Target { root, path, .. } = self.edits.remove(number).target;
             self.add_left(Left { root, path, reason });
         }
+        Ok(())
     }
 
     fn plan_list(&mut self, tree: &Tree, list: Target, moves: &Moves) {
@@ -160,6 +161,16 @@ impl Relocation {
             false => self.left_more += 1,
         }
     }
+}
+
+/// What a file of this kind that holds `content` becomes in trees that lie elsewhere; nothing where it stays, and why where
+/// it cannot hold what it should. A list of digests stays by itself: it follows from other files.
+pub fn rewritten(kind: EditKind, content: &[u8], roots: &[Root]) -> Result<Option<Vec<u8>>, String> {
+    /// What conda's packages are built with.
+    const PLACEHOLDER_BYTES: u64 = 255;
+    let target = Target { root: 0, path: String::new(), kind, placeholder_bytes: PLACEHOLDER_BYTES };
+    let rewritten = target.rewritten(content, &Moves::of(roots), &[]);
+    rewritten.map(|rewritten| rewritten.map(|text| text.bytes)).map_err(|unfit| unfit.to_string())
 }
 
 /// The moves of those trees whose new place a run sees too, and the numbers of the others.

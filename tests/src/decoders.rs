@@ -7,8 +7,9 @@
 use std::path::Path;
 
 use twinshare_daemon::{
+    api::wire::EditKind,
     config::Config,
-    discovery,
+    discovery, relocate,
     workspace::{Root, Roots, WorkspaceFile, requirements},
 };
 use twinshare_fs::{
@@ -45,6 +46,7 @@ pub const DECODERS: &[Decoder] = &[
     Decoder { name: "node_config", run: node_config },
     Decoder { name: "executable", run: executable },
     Decoder { name: "virtual_environment", run: virtual_environment },
+    Decoder { name: "relocation", run: relocation },
 ];
 
 /// Runs the decoder called `name`.
@@ -204,6 +206,35 @@ fn virtual_environment(bytes: &[u8]) {
         std::fs::write(venv.join("pyvenv.cfg"), bytes)?;
         std::fs::write(venv.join("lib/python3/site-packages/x.pth"), bytes)
     });
+}
+
+/// Every kind of file whose paths are replaced in a settled clone.
+fn relocation(bytes: &[u8]) {
+    let root = |origin: &str, here: &str| Root { origin: origin.into(), here: here.into() };
+    let roots = [root("/home/ada/demo", "/home/ben/a clone"), root("/opt/python", "/home/ben/kept/1")];
+    for kind in [
+        EditKind::Configuration,
+        EditKind::Activation,
+        EditKind::Script,
+        EditKind::Paths,
+        EditKind::Finder,
+        EditKind::DirectUrl,
+        EditKind::Kernel,
+        EditKind::CondaText,
+        EditKind::CondaBinary,
+        EditKind::CondaDigests,
+        EditKind::Record,
+        EditKind::Link,
+    ] {
+        let Ok(Some(rewritten)) = relocate::rewritten(kind, bytes, &roots) else { continue };
+        let named = b"/home/ben/kept/1";
+        let holds = |text: &[u8]| text.windows(named.len()).any(|window| window == named);
+        let is_spaced =
+            rewritten.windows(12).any(|window| window == b"/home/ben/a " || window == b"/home/ben/a%");
+        assert!(is_spaced || holds(&rewritten), "{kind:?} lost a path");
+        let is_binary = kind == EditKind::CondaBinary;
+        assert!(!is_binary || rewritten.len() == bytes.len(), "a binary has another size");
+    }
 }
 
 fn in_environment(write: impl FnOnce(&Path) -> std::io::Result<()>) {

@@ -103,7 +103,7 @@ impl Bench {
         let mut relocation = Relocation::plan(&self.roots);
         while !relocation.is_done() {
             relocation = written(&relocation);
-            relocation.advance(&self.roots, "cafe");
+            relocation.advance(&self.roots, "cafe").unwrap();
         }
         relocation
     }
@@ -168,7 +168,7 @@ fn environments_and_links_lead_where_the_trees_lie() {
     // Once more there is nothing to do, and what was written down is done.
     assert_eq!(Relocation::plan(&bench.roots).counts(), (0, 0));
     let mut again = Relocation { stage: Stage::Files, ..relocation.clone() };
-    again.advance(&bench.roots, "cafe");
+    again.advance(&bench.roots, "cafe").unwrap();
     assert_eq!(again.counts(), (10, 0));
     check_different(&bench, &before);
 }
@@ -183,7 +183,7 @@ fn trees_at_their_origins_places_are_left_alone() {
         vec![Root { origin: "/w/\u{fffd}".into(), here: bench.at("here") }],
     ] {
         let mut relocation = Relocation::plan(&roots);
-        relocation.advance(&roots, "cafe");
+        relocation.advance(&roots, "cafe").unwrap();
         assert_eq!((relocation.counts(), bench.different(&before)), ((0, 0), BTreeMap::new()));
     }
     // In a run the workspace would lie over the place where its companion is.
@@ -224,8 +224,8 @@ fn what_somebody_changed_meanwhile_stays() {
     fs::remove_file(bench.at("here/data")).unwrap();
     bench.link("here/data", "/mine");
     let before = bench.all();
-    relocation.advance(&bench.roots, "cafe");
-    relocation.advance(&bench.roots, "cafe");
+    relocation.advance(&bench.roots, "cafe").unwrap();
+    relocation.advance(&bench.roots, "cafe").unwrap();
     let changed = bench.different(&before);
     assert!(!changed.contains_key("here/v/bin/hello") && !changed.contains_key("here/data"), "{changed:?}");
     // The list follows from what was edited.
@@ -256,7 +256,7 @@ fn an_exchange_is_undone_when_somebody_was_faster() {
         fs::write(&name, &after).unwrap();
         fs::write(&ours, theirs).unwrap();
         let mut again = relocation.clone();
-        again.advance(&bench.roots, "cafe");
+        again.advance(&bench.roots, "cafe").unwrap();
         assert!(!ours.exists());
         assert_eq!(fs::read_to_string(&name).unwrap(), expected.unwrap_or(&after));
         assert_eq!(again.left.len(), usize::from(expected.is_some()));
@@ -265,7 +265,7 @@ fn an_exchange_is_undone_when_somebody_was_faster() {
     fs::write(&name, SCRIPT).unwrap();
     fs::write(&ours, "#!/to").unwrap();
     let mut again = relocation.clone();
-    again.advance(&bench.roots, "cafe");
+    again.advance(&bench.roots, "cafe").unwrap();
     assert!(!ours.exists() && again.left.is_empty());
     assert_ne!(fs::read_to_string(&name).unwrap(), SCRIPT);
 }
@@ -283,7 +283,7 @@ fn relocate_in_a_process_of_its_own() {
     let mut relocation: Relocation = serde_json::from_slice(&fs::read(&journal).unwrap()).unwrap();
     fs::write(base.with_extension("begun"), "").unwrap();
     while !relocation.is_done() {
-        relocation.advance(&roots, "cafe");
+        relocation.advance(&roots, "cafe").unwrap();
         fs::write(base.with_extension("new"), serde_json::to_vec(&relocation).unwrap()).unwrap();
         fs::rename(base.with_extension("new"), &journal).unwrap();
     }

@@ -33,7 +33,7 @@ pub(super) fn relocate(state: &Path, id: &str, roots: &[ReplicaRoot]) -> io::Res
         }
     };
     while !relocation.is_done() {
-        relocation.advance(&roots, id);
+        relocation.advance(&roots, id)?;
         spec::write(state, FILE, &relocation)?;
     }
     let (edited, left) = relocation.counts();

@@ -39,6 +39,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "node_config" => texts(&[NODE_CONFIG, "{}\n"]),
         "executable" => vec![executable(), b"#!/usr/bin/env python3\n".to_vec()],
         "virtual_environment" => texts(&[VIRTUAL_ENVIRONMENT, "home=relative\n/opt/src\nimport os\n"]),
+        "relocation" => texts(&RELOCATION),
         _ => unreachable!("no decoder is called {name}"),
     }
 }
@@ -59,6 +60,15 @@ environments:\n  - name: main\n    runtime: process\n    command: [python, main.
 
 const VIRTUAL_ENVIRONMENT: &str =
     "home = /opt/python/bin\nversion_info = 3.11.2\nexecutable = /opt/python/bin/python3.11\n";
+
+const RELOCATION: [&str; 6] = [
+    "home = /opt/python/bin\ncommand = /opt/python/bin/python3 -m venv /home/ada/demo/v\n",
+    "VIRTUAL_ENV=\"/home/ada/demo/v\"\nexport VIRTUAL_ENV\nif [ ! -d /home/ada/demo/v ]; then :; fi\n",
+    "#!/bin/sh\n'''exec' /home/ada/demo/v/bin/python \"$0\" \"$@\"\n' '''\nimport sys\n",
+    "#!/opt/python/bin/python3 -I\nimport sys\n",
+    "{\"dir_info\": {\"editable\": true}, \"url\": \"file:///home/ada/demo/a%20b\"}",
+    "\u{7f}ELF\0-I/opt/python/include:/opt/python/lib\0\0\0\0\0\0\0\0x\0",
+];
 
 /// The least executable that names its loader: a header, one program header after it, and the name.
 fn executable() -> Vec<u8> {
