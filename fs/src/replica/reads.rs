@@ -122,10 +122,11 @@ impl Reads {
 
     /// What is waited for now, the longest wait first, one line for a file and program; `max` at most.
     pub(super) fn now(&self, max: usize) -> Vec<Awaited> {
-        let mut all: Vec<_> = lock(&self.waiting).reads.values().copied().collect();
-        all.sort_by_key(|(.., began)| *began);
+        let mut all: Vec<_> = lock(&self.waiting).reads.iter().map(|(id, read)| (*id, *read)).collect();
+        // Numbered in the order in which they began.
+        all.sort_by_key(|(id, _)| *id);
         let mut awaited: Vec<Awaited> = Vec::new();
-        for (file, thread, began) in all {
+        for (_, (file, thread, began)) in all {
             let program = thread.and_then(|thread| lock(&self.programs).of(thread));
             if thread.is_some() && program.is_none() {
                 // It has ended, and the kernel reads on for nobody.
