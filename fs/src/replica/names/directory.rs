@@ -23,6 +23,9 @@ use crate::manifest::EntryIndex;
 /// Directories kept open, apart from those in use at the moment.
 const OPEN_MAX: usize = 256;
 
+/// How often a name is looked at that is given to something else at the same time.
+const LOOKS: u32 = 100;
+
 /// How old the times of a directory may be on the disk: a crash shows those.
 const TIMES_AGE: Duration = Duration::from_secs(1);
 
@@ -203,20 +206,34 @@ impl Directory {
 
     /// What the disk has under a name.
     pub(super) fn look(&self, name: &[u8]) -> Result<Look, Errno> {
-        let Some((at, stat)) = self.stat_of(name)? else { return Ok(Look::Nothing) };
+        for _ in 0..LOOKS {
+            if let Some(look) = self.look_once(name)? {
+                return Ok(look);
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
+    /// None where the name was given to something else meanwhile.
+    fn look_once(&self, name: &[u8]) -> Result<Option<Look>, Errno> {
+        let Some((at, stat)) = self.stat_of(name)? else { return Ok(Some(Look::Nothing)) };
         if self.is_whiteout(&stat) {
-            return Ok(Look::Whiteout);
+            return Ok(Some(Look::Whiteout));
         }
-        let state = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile | FileType::Directory => state_of(at, name)?,
-            _ => return Ok(Look::There(stat, None)),
+        if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Directory) {
+            return Ok(Some(Look::There(stat, None)));
+        }
+        let state = match state_of(at, name) {
+            Err(Errno::NOENT) => return Ok(None),
+            state => state?,
         };
-        // Between the two it may have become an ordinary one: then its mode was not its own yet.
-        let may_be_torn = state.is_none() && matches!(stat.st_mode & 0o7777, 0o600 | 0o700);
-        if may_be_torn && let Some((_, again)) = self.stat_of(name)? {
-            return Ok(Look::There(again, None));
+        // A state may be another inode's than the one that was looked at. What has none may have become an ordinary one in
+        // between: then its mode was not its own yet.
+        if state.is_none() && !matches!(stat.st_mode & 0o7777, 0o600 | 0o700) {
+            return Ok(Some(Look::There(stat, None)));
         }
-        Ok(Look::There(stat, state))
+        let again = self.stat_of(name)?.map(|(_, stat)| stat).filter(|again| again.st_ino == stat.st_ino);
+        Ok(again.map(|again| Look::There(again, state)))
     }
 
     /// What `stat` has of it, and its state as it is now.

@@ -12,7 +12,7 @@ use super::super::lock;
 use super::super::state::{self, Stated};
 use super::directory::Directory;
 use super::make::made_here;
-use super::{DIRECTORY, Found, InodeKey, Names, NamesError, ROOT, mtime_of};
+use super::{DIRECTORY, Found, InodeKey, Names, NamesError, ROOT, STALE, mtime_of};
 use crate::beneath;
 use crate::clock;
 
@@ -74,18 +74,23 @@ impl Names {
         if let Some(directory) = self.directories.find(key) {
             return Ok(Some(directory));
         }
-        match self.look(above, name)? {
-            Some(Found::OnDisk(found)) if found.key == key => {}
+        let number = match self.look(above, name)? {
+            Some(Found::OnDisk(found)) if found.key == key => found.stat.st_ino,
             Some(Found::Virtual(entry)) if key == InodeKey::Entry(entry.index()) => {
                 self.absent.set(entry.index());
                 return Ok(None);
             }
-            _ => return Err(Errno::STALE.into()),
-        }
+            _ => return Err(STALE),
+        };
         let fd = match beneath::open(above.fd(), name, DIRECTORY) {
             Err(Errno::ACCESS) => reopened(above.fd(), name)?,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(STALE),
             fd => fd?,
         };
+        // It may have been moved since, and another one to its place.
+        if rustix::fs::fstat(&fd)?.st_ino != number {
+            return Err(STALE);
+        }
         let directory = Arc::new(Directory::new(key, fd)?);
         self.directories.keep(&directory);
         Ok(Some(directory))
