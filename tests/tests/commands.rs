@@ -248,6 +248,8 @@ fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     b.ends("unmount project", 3, &["is the name of several: ", "/home/here", "hint: "])?;
     b.ends("unmount /home/copy", 2, &["is a clone, not a mount", "workspace rm /home/copy"])?;
     b.ends("workspace rm /home/here --yes", 2, &["twinshare unmount /home/here"])?;
+    // It asks where something would be lost.
+    b.user.program("touch").arg("/home/copy/mine").run(COMMAND_BOUND)?.success()?;
     b.ends("workspace rm /home/copy", 2, &["--yes"])?;
 
     let user = b.user.program("sleep").arg("1000").dir("/home/here").start()?;
