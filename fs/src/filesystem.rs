@@ -25,7 +25,7 @@ mod shown;
 mod xattr;
 
 pub use attributes::{Attributes, BLOCK_SIZE, NodeId, Owner};
-pub use clone::{Change, CloneTree, Reading, When};
+pub use clone::{Change, CloneTree, Notice, Reading, When};
 pub use list::{List, Listed};
 pub use seek::Seek;
 use shown::{Showcase, Shown};

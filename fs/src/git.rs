@@ -126,20 +126,25 @@ fn config_text(entry: &Entry<'_>) -> Vec<u8> {
 
 /// What git would take `entry` for, from the names around it alone.
 pub fn role(manifest: &Manifest, entry: &Entry<'_>) -> Result<Role, NotYet> {
+    role_as(manifest, entry, entry.kind())
+}
+
+/// What git would take `entry` for if it were of another kind.
+pub fn role_as(manifest: &Manifest, entry: &Entry<'_>, kind: Kind) -> Result<Role, NotYet> {
     let is = |other: &[u8]| entry.name().eq_ignore_ascii_case(other);
     let parent = entry.parent();
     let in_hooks = || {
         let directory = manifest.entry(parent);
         directory.is_some_and(|directory| directory.name().eq_ignore_ascii_case(b"hooks"))
     };
-    if entry.kind() == Kind::Directory || parent == entry.index() {
+    if kind == Kind::Directory || parent == entry.index() {
         return Ok(Role::Ordinary);
     }
     // Most entries end here, without a lookup.
     if !(is(b"config") || is(b"config.worktree") || is(b"hooks") || in_hooks()) {
         return Ok(Role::Ordinary);
     }
-    Ok(surroundings(manifest, parent)?.role(entry.name(), entry.kind()))
+    Ok(surroundings(manifest, parent)?.role(entry.name(), kind))
 }
 
 fn surroundings(manifest: &Manifest, directory: EntryIndex) -> Result<Surroundings, NotYet> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{
     AtomicBool,
     Ordering::{Acquire, Relaxed, Release},
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -17,6 +17,7 @@ use crate::manifest::Manifest;
 use crate::origin::{Availability, Origin};
 
 mod account;
+pub mod anew;
 mod ask;
 mod attributes;
 mod block_set;
@@ -59,6 +60,7 @@ mod write;
 mod writer;
 
 pub use account::{Account, AccountError, DirectoryAccount, FileAccount, Presence, Reading};
+use anew::Anew;
 pub use attributes::SetAttributes;
 pub use change::{Known, Removal, Times};
 use engine::{Engine, Parts};
@@ -247,6 +249,8 @@ impl Replica {
         }
         let digests = DigestFile::open(&config.layout.digests_path(), manifest.blocks())
             .map_err(|source| disk("its digests cannot be opened", source))?;
+        let anew = Anew::open(&config.layout.changed_path(), manifest.entries())
+            .map_err(|source| disk("the list of changed files cannot be opened", source))?;
         let store = Arc::new(Store { layout: Arc::new(config.layout), backing });
         let positions = Positions { manifest: manifest.clone(), store: store.clone() };
         let is_changed =
@@ -270,6 +274,7 @@ impl Replica {
             store,
             places,
             digests,
+            anew,
             memory_bytes_max: config.memory_bytes_max.max(MEMORY_BYTES_MIN),
             descriptors_max: config.descriptors_max.unwrap_or_else(Descriptors::max_default),
             sync,
@@ -277,6 +282,9 @@ impl Replica {
         engine.runtime.spawn(census::run(engine.clone()));
         if config.hydrate {
             engine.runtime.spawn(hydrate::run(engine.clone()));
+            if let Some(names) = &names {
+                engine.runtime.spawn(anew::run(engine.clone(), names.clone()));
+            }
         }
         Ok(Arc::new(Self { engine, names, is_changed: AtomicBool::new(is_changed) }))
     }
@@ -341,6 +349,7 @@ impl Replica {
         let ledger = self.engine.ledger();
         let (here, gone) = (ledger.here(), ledger.gone());
         let (stale, stale_total) = counters.stale_files();
+        let changed = self.engine.changed_files();
         ReplicaStatus {
             snapshot: self.manifest().snapshot(),
             counted: ledger.is_counted.load(Relaxed),
@@ -356,8 +365,14 @@ impl Replica {
             disk_refuses: writer.refusal().map(|errno| errno.to_string()),
             stale,
             stale_total,
+            changed,
             errors: counters.errors(),
         }
+    }
+
+    /// Who is told when files get other inodes: whoever shows them. To be set before anything is shown.
+    pub fn set_watch(&self, watch: Weak<dyn anew::Watch>) {
+        self.engine.anew.set_watch(watch);
     }
 
     fn origin_status(&self) -> OriginStatus {

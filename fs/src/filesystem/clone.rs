@@ -9,7 +9,8 @@
 //! others wait for content as [`WhenGone`](crate::replica::WhenGone) says.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{FileType, Stat};
 
@@ -24,8 +25,10 @@ use crate::replica::{InodeKey, Replica};
 
 mod change;
 mod content;
+mod notices;
 
 pub use change::{Change, When};
+pub use notices::Notice;
 
 /// The number of what was made here: above those of all entries, with its number on the disk.
 const MADE_HERE: u64 = 1 << 63;
@@ -39,6 +42,8 @@ pub struct CloneTree {
     showcase: Showcase,
     /// What is still known, to the kernel too, of inodes that have no name any more.
     nameless: Mutex<HashMap<InodeKey, Attributes>>,
+    /// Where to tell what the kernel must forget.
+    notices: OnceLock<SyncSender<Notice>>,
 }
 
 /// A listing that is being read: the names of a directory as they were when it began.
@@ -51,7 +56,8 @@ pub struct Reading {
 impl CloneTree {
     /// The tree of a replica's first root. What was never changed here belongs to `owner`.
     pub fn new(replica: Arc<Replica>, names: Arc<Names>, owner: Owner) -> Self {
-        Self { replica, names, owner, showcase: Showcase::default(), nameless: Mutex::default() }
+        let (showcase, nameless, notices) = (Showcase::default(), Mutex::default(), OnceLock::new());
+        Self { replica, names, owner, showcase, nameless, notices }
     }
 
     /// The replica it shows.

@@ -55,8 +55,8 @@ pub(super) struct CloneAdapter {
 }
 
 impl CloneAdapter {
-    pub(super) fn new(tree: CloneTree, runtime: Runtime) -> Self {
-        Self { tree: Arc::new(tree), waits: Waits::new(runtime), listings: Listings::default() }
+    pub(super) fn new(tree: Arc<CloneTree>, runtime: Runtime) -> Self {
+        Self { tree, waits: Waits::new(runtime), listings: Listings::default() }
     }
 
     fn on_disk<R: Send + 'static, T: Send + 'static>(

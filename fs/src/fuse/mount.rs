@@ -1,11 +1,15 @@
 //! A mount, from the first request to the last.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::thread;
 
-use fuser::{Config, Filesystem, Session, SessionACL};
+use fuser::{Config, Filesystem, INodeNo, Notifier, Session, SessionACL};
 use rustix::io::Errno;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -20,7 +24,7 @@ use super::liveness::{in_time, is_fuse};
 use super::mountinfo::{Mounted, mounted_at};
 use super::privilege::{Mounter, Route};
 use super::unmount::{UnmountError, unmount};
-use crate::filesystem::Tree;
+use crate::filesystem::{Notice, Tree};
 
 /// Bytes of a mount's name at most; the kernel cuts lines of its table of mounts at a page.
 const NAME_BYTES_MAX: usize = 200;
@@ -135,8 +139,12 @@ impl Mounter {
         let spec = Spec { source, owner, allow_other: options.allow_other, is_read_only };
         let device = self.route.mount(&at, &spec)?;
         let served = match tree {
-            Tree::View(view) => serve(Adapter::new(view, runtime), device),
-            Tree::Clone(tree) => serve(CloneAdapter::new(tree, runtime), device),
+            Tree::View(view) => serve(Adapter::new(view, runtime), device, None),
+            Tree::Clone(tree) => {
+                let tree = Arc::new(tree);
+                let notices = tree.watch();
+                serve(CloneAdapter::new(tree, runtime), device, Some(notices))
+            }
         };
         let served = served.and_then(|ended| {
             let mount = mounted_at(&at)?.filter(Mounted::is_ours);
@@ -258,10 +266,18 @@ fn cleaned(name: &str) -> String {
 }
 
 /// Greets the kernel and starts the thread that answers it.
-fn serve(adapter: impl Filesystem, device: OwnedFd) -> io::Result<watch::Receiver<Option<SessionEnd>>> {
+fn serve(
+    adapter: impl Filesystem,
+    device: OwnedFd,
+    notices: Option<Receiver<Notice>>,
+) -> io::Result<watch::Receiver<Option<SessionEnd>>> {
     // Whom the mount answers is the kernel's to check, by the options of the mount; fuser would only check again, and
     // refuse requests that a set-user-id program makes.
     let session = Session::from_fd(adapter, device, SessionACL::All, Config::default())?;
+    if let Some(notices) = notices {
+        let notifier = session.notifier();
+        thread::Builder::new().name("fuse-notices".into()).spawn(move || notify(&notifier, &notices))?;
+    }
     let (ending, ended) = watch::channel(None);
     thread::Builder::new().name("fuse".into()).spawn(move || {
         let end = match session.run() {
@@ -271,6 +287,26 @@ fn serve(adapter: impl Filesystem, device: OwnedFd) -> io::Result<watch::Receive
         ending.send_replace(Some(end));
     })?;
     Ok(ended)
+}
+
+/// Tells the kernel what it must forget, until the tree is gone. It may wait for whoever holds the directory, whose
+/// request another thread answers.
+fn notify(notifier: &Notifier, notices: &Receiver<Notice>) {
+    for notice in notices {
+        let told = match &notice {
+            Notice::Name(directory, name) => {
+                notifier.inval_entry(INodeNo(directory.0), OsStr::from_bytes(name))
+            }
+            // A negative offset means the attributes alone: the content is the old version's, and stays.
+            Notice::Attributes(node) => notifier.inval_inode(INodeNo(node.0), -1, 0),
+        };
+        match told {
+            Ok(()) => {}
+            // It knew nothing of it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::debug!(%error, ?notice, "the kernel was not told"),
+        }
+    }
 }
 
 #[cfg(test)]

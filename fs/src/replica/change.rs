@@ -142,6 +142,27 @@ impl Replica {
         }
     }
 
+    /// Tells that the handle that was [opened](Self::opened) last may write: from then on the file keeps its names as long
+    /// as it is open, whatever becomes of it at the origin. Blocks.
+    pub fn opened_for_writing(&self, file: impl Into<InodeKey>) {
+        if let Some(inode) = self.engine.inode(file.into()) {
+            let _data = lock(&inode.data);
+            inode.is_open_for_writing.store(true, Relaxed);
+        }
+    }
+
+    /// True for a file that has lost its names to a newer version of it.
+    pub fn is_replaced(&self, file: impl Into<InodeKey>) -> bool {
+        let key = self.engine.canonical(file.into());
+        key.and_then(InodeKey::entry).is_some_and(|index| self.engine.anew.replaced.is_set(index))
+    }
+
+    /// True for a file that somebody has open.
+    pub fn is_open(&self, file: impl Into<InodeKey>) -> bool {
+        let inode = self.engine.canonical(file.into()).and_then(|key| self.engine.inodes.find(key));
+        inode.is_some_and(|inode| inode.opens.load(Acquire) > 0)
+    }
+
     /// Tells that a handle on the file was closed.
     pub fn released(&self, file: impl Into<InodeKey>) {
         let key = self.engine.canonical(file.into());
@@ -151,6 +172,7 @@ impl Replica {
         if before != Ok(1) {
             return;
         }
+        inode.is_open_for_writing.store(false, Relaxed);
         if inode.is_removed.load(Acquire) {
             self.engine.forget(&inode);
         } else if inode.is_kept.load(Relaxed) {

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::anew::Anew;
 use super::ask::Ask;
 use super::block_set::BlockSet;
 use super::blocks::Blocks;
@@ -77,6 +78,8 @@ pub(super) struct Engine {
     forgotten: Marks,
     /// Inodes that are listed as stale.
     stale: Marks,
+    /// Files that changed at the origin and are taken anew; of a replica that can be changed alone.
+    pub(super) anew: Anew,
     snapshot_gone_until: Mutex<Option<Instant>>,
     /// The last probe, in ms since `started`.
     probed_ms: AtomicU64,
@@ -94,6 +97,7 @@ pub(super) struct Parts {
     pub(super) store: Arc<Store>,
     pub(super) places: Box<dyn Places>,
     pub(super) digests: DigestFile,
+    pub(super) anew: Anew,
     pub(super) memory_bytes_max: u64,
     pub(super) descriptors_max: usize,
     pub(super) sync: SyncDisk,
@@ -124,6 +128,7 @@ impl Engine {
             distrusted: Marks::new(entries),
             forgotten: Marks::new(entries),
             stale: Marks::new(entries),
+            anew: parts.anew,
             snapshot_gone_until: Mutex::new(None),
             probed_ms: AtomicU64::new(0),
             closing: watch::Sender::new(false),
@@ -330,6 +335,16 @@ impl Engine {
     /// The origin said that a file is no longer what the snapshot names.
     pub(super) fn file_is_stale(&self, inode: &Inode) {
         inode.lock().stale_until = Some(Instant::now() + STALE_FOR);
+        let is_wanted = inode.key.entry().is_some() && !inode.is_removed.load(Relaxed);
+        if self.places.is_writable(inode.key) {
+            if is_wanted && self.anew.add(inode.index) {
+                tracing::debug!(
+                    path = self.path(inode.index),
+                    "the file changed at the origin before it was here"
+                );
+            }
+            return;
+        }
         if self.stale.set(inode.index) {
             let path = self.path(inode.index);
             tracing::warn!(path, "the file changed at the origin before it was here");

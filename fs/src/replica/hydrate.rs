@@ -81,7 +81,10 @@ async fn hydrate(engine: &Arc<Engine>) {
         let mut availability = engine.origin.availability();
         let back = availability.wait_for(|now| *now == Availability::Reachable);
         if engine.is_reachable() {
-            tokio::time::sleep(NEXT_PASS).await;
+            tokio::select! {
+                () = tokio::time::sleep(NEXT_PASS) => {}
+                () = engine.anew.none_waits.notified() => {}
+            }
         } else {
             // Without a sender nobody brings it back; the next pass finds out.
             drop(back.await);
@@ -126,11 +129,12 @@ pub(super) fn is_content(engine: &Engine, entry: &Entry<'_>) -> bool {
         && entry.inode() == entry.index()
         && entry.size() > 0
         && !engine.is_forgotten(entry.index())
+        && !engine.anew.replaced.is_set(entry.index())
         && !is_ours(&engine.manifest, entry)
 }
 
 /// Waits until the origin answers, the disk has room, and so has the budget.
-async fn room(engine: &Arc<Engine>) {
+pub(super) async fn room(engine: &Arc<Engine>) {
     loop {
         let changed = engine.changed_soon();
         if !engine.is_reachable() {

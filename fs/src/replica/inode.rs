@@ -60,6 +60,8 @@ pub(super) struct Inode {
     size: AtomicU64,
     /// Open handles.
     pub(super) opens: AtomicU32,
+    /// Somebody opened it for writing, and it was open ever since.
+    pub(super) is_open_for_writing: AtomicBool,
     /// All its names are gone; it lives on as long as it is open.
     pub(super) is_removed: AtomicBool,
     /// Something is known about it that is nowhere else, so it stays in memory.
@@ -165,6 +167,7 @@ impl Inode {
             remote: AtomicU64::new(origin_bytes),
             size: AtomicU64::new(origin_bytes),
             opens: AtomicU32::new(0),
+            is_open_for_writing: AtomicBool::new(false),
             is_removed: AtomicBool::new(false),
             is_kept: AtomicBool::new(false),
             used: AtomicBool::new(true),

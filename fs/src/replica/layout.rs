@@ -13,6 +13,7 @@
 //! | `links/` | files with several names, each under its manifest index |
 //! | `staging/` | what is being made or removed; emptied at every start |
 //! | `digests` | the digests of the blocks that have been fetched |
+//! | `changed` | which files changed at the origin before they were here, and what became of them |
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -191,6 +192,11 @@ impl Layout {
     /// Where the digests' file is or belongs, in the same way.
     pub(super) fn digests_path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}/digests", self.directory.as_raw_fd()))
+    }
+
+    /// Where the list of files that changed at the origin is or belongs, in the same way.
+    pub(super) fn changed_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/changed", self.directory.as_raw_fd()))
     }
 
     /// Notes which snapshot the files here are of; false when they are of another one.

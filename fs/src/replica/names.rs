@@ -46,6 +46,7 @@ mod moves;
 mod place;
 mod reach;
 mod rename;
+mod replace;
 mod staging;
 
 pub use change::Removed;
@@ -57,6 +58,7 @@ use located::{Located, Name};
 pub use make::Made;
 use moves::Search;
 pub use rename::Rename;
+pub(super) use replace::{Spot, Successor};
 use staging::Staging;
 
 /// Directories that can be changed at the same time, at most.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::WhenGone;
+use super::anew::Became;
 use crate::manifest::SnapshotId;
 
 /// Lines in [`ReplicaStatus::stale`] and [`ReplicaStatus::errors`] at most.
@@ -75,6 +76,44 @@ pub struct ErrorLine {
     pub text: String,
 }
 
+/// A file that changed at the origin before all of it was here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedFile {
+    /// Its path in the snapshot, below its root.
+    pub path: String,
+    /// What became of it, where that is known.
+    pub became: Option<Became>,
+    /// When, in milliseconds since 1970.
+    pub at_ms: Option<u64>,
+}
+
+/// Files to which the same happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedList {
+    /// All of them.
+    pub total: u64,
+    /// Some of them, at most [`LISTED_MAX`].
+    pub listed: Vec<ChangedFile>,
+}
+
+/// The files of a clone that changed at the origin before all of them was here. The clone is not complete while any
+/// waits, is in conflict or unsettled.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedFiles {
+    /// They are about to be taken anew.
+    pub waiting: ChangedList,
+    /// The version that the origin had later is here.
+    pub taken_anew: ChangedList,
+    /// They were gone at the origin, and are gone here.
+    pub removed: ChangedList,
+    /// They were changed here too: somebody must decide.
+    pub conflicts: ChangedList,
+    /// No version of them can be had at present.
+    pub unsettled: ChangedList,
+    /// Somebody decided to keep what is here of them.
+    pub kept: ChangedList,
+}
+
 /// A replica at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaStatus {
@@ -103,10 +142,14 @@ pub struct ReplicaStatus {
     pub memory_bytes_max: u64,
     /// While the disk refuses what is fetched, what it says: reads are answered from memory, nothing is kept.
     pub disk_refuses: Option<String>,
-    /// Files that changed at the origin before they were here, at most [`LISTED_MAX`]: paths below their root.
+    /// Files that changed at the origin before they were here and cannot be taken anew, those of a view or a companion,
+    /// at most [`LISTED_MAX`]: paths below their root.
     pub stale: Vec<String>,
     /// All of them.
     pub stale_total: u64,
+    /// Those of a clone's own tree, and what became of them.
+    #[serde(default)]
+    pub changed: ChangedFiles,
     /// The last things that went wrong, the newest last, at most [`LISTED_MAX`].
     pub errors: Vec<ErrorLine>,
 }

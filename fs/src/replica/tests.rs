@@ -17,6 +17,7 @@ use crate::origin::Class;
 use scripted::{Act, ScriptedOrigin, TestFile, TestTree, file};
 
 mod account;
+mod anew;
 mod changes;
 mod faults;
 mod finish;

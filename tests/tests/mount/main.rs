@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use twinshare_tests::wait;
 
+mod anew;
 mod clone;
 mod served;
 mod tree;

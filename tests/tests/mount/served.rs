@@ -134,6 +134,11 @@ impl Place {
         self.serve_as("clone", when_gone)
     }
 
+    /// As [`serve_clone`](Self::serve_clone), so that it fetches everything once the server is asked to `resume`.
+    pub(crate) fn serve_filling(&self, when_gone: &str) -> Result<Served> {
+        self.serve_as("filling", when_gone)
+    }
+
     fn serve_as(&self, kind: &str, when_gone: &str) -> Result<Served> {
         let mut child = self
             .command(self.server()?)
@@ -205,6 +210,14 @@ impl Served {
     pub(crate) fn fetched(&mut self) -> Result<u64> {
         writeln!(self.stdin.as_mut().context("the server has been told to end")?, "fetched")?;
         Ok(self.line()?.parse()?)
+    }
+
+    /// How many changed files were taken anew, removed, and are in conflict.
+    pub(crate) fn changed(&mut self) -> Result<[u64; 3]> {
+        writeln!(self.stdin.as_mut().context("the server has been told to end")?, "changed")?;
+        let said = self.line()?;
+        let numbers: Vec<u64> = said.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+        numbers.try_into().map_err(|_| anyhow::anyhow!("the server said: {said}"))
     }
 
     /// Kills the server; its mount is dead then.

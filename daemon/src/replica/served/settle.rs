@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use twinshare_fs::fuse::{HeldBy, Holder, MountedRoot};
 use twinshare_fs::replica::status::OriginStatus;
+use twinshare_fs::replica::status::{ChangedFiles, ChangedList};
 use twinshare_fs::replica::{FinishError, Receipt, ReplicaStatus};
 
 use super::{Failure, Served, blocking};
@@ -327,11 +328,19 @@ fn obstacle(status: &ReplicaStatus) -> Option<String> {
         }
         OriginStatus::Reachable => {}
     }
-    let named = status.stale.iter().take(CHANGED_SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    (status.stale_total > 0).then(|| {
-        let files = if status.stale_total == 1 { "file" } else { "files" };
-        format!("{} {files} changed at the peer before they were here: {named}", status.stale_total)
-    })
+    let ChangedFiles { conflicts, unsettled, waiting, .. } = &status.changed;
+    let paths = |list: &ChangedList| list.listed.iter().map(|file| file.path.clone()).collect::<Vec<_>>();
+    let said = [
+        (conflicts.total, paths(conflicts), "changed both here and at the peer"),
+        (unsettled.total, paths(unsettled), "changed at the peer and cannot be had now"),
+        (waiting.total, paths(waiting), "changed at the peer and will be taken anew"),
+        (status.stale_total, status.stale.clone(), "changed at the peer before they were here"),
+    ];
+    let said = said.into_iter().filter(|(total, ..)| *total > 0).map(|(total, paths, what)| {
+        let named = paths.into_iter().take(CHANGED_SHOWN).collect::<Vec<_>>().join(", ");
+        format!("{total} {} {what}: {named}", if total == 1 { "file" } else { "files" })
+    });
+    Some(said.collect::<Vec<_>>().join("; ")).filter(|said| !said.is_empty())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

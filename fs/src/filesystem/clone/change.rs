@@ -202,6 +202,8 @@ impl CloneTree {
         self.replica.note_change()?;
         let (attributes, has_name) = match self.names.stat(inode) {
             Ok(found) => (self.attributes_of(&found)?, true),
+            // What would be changed of it would be lost.
+            Err(error) if self.replica.is_replaced(inode) => return Err(error.into()),
             Err(error) => (self.nameless_attributes(inode).ok_or(error)?, false),
         };
         let is_given = change.uid.is_some() || change.gid.is_some();

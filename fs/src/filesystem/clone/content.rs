@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
 use super::{CloneTree, key};
 use crate::filesystem::{NodeId, Now, Seek, ViewError, part, whole};
@@ -20,9 +21,15 @@ impl CloneTree {
         }
         // First of all: what is open stays when it loses its names meanwhile.
         self.replica.opened(inode);
+        if writes {
+            // What it is about to change does not lose its names to a newer version.
+            self.replica.opened_for_writing(inode);
+        }
         let opened = match self.names.stat(inode) {
             Ok(_) if writes => self.place_file(inode),
             Ok(_) => Ok(()),
+            // The kernel looks the name up again then (`do_filp_open`, `fs/namei.c`).
+            Err(_) if self.is_replaced(node) => Err(Errno::STALE.into()),
             // The kernel opens again what it has without a name, through `/proc`.
             Err(_) if self.nameless_attributes(inode).is_some() => Ok(()),
             Err(error) => Err(error.into()),

@@ -125,8 +125,8 @@ impl Names {
         }
     }
 
-    /// Takes a name away.
-    fn take(&self, directory: &Directory, name: &[u8]) -> Result<Removed, NamesError> {
+    /// Takes a name away. The directory's names are being changed.
+    pub(super) fn take(&self, directory: &Directory, name: &[u8]) -> Result<Removed, NamesError> {
         let here = self.here(directory, name)?;
         let removed = match self.look(directory, name)? {
             None => return Err(Errno::NOENT.into()),

@@ -13,8 +13,8 @@ use crate::manifest::{
     Builder, EntryIndex, Extra, Flags, Kind, LeftOutList, Manifest, Meta, Mtime, NewEntry, SnapshotId,
 };
 use crate::origin::{
-    Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, FileFault, Frames, Origin,
-    OriginError, RUN_BLOCKS, Run,
+    Anew, Anews, Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, FileFault,
+    FileVersion, Frames, Origin, OriginError, RUN_BLOCKS, Run, TakeAnew, Version,
 };
 
 /// A file of a test's workspace.
@@ -175,9 +175,34 @@ pub(in crate::replica) struct Seen {
     pub(in crate::replica) ranges: Vec<BlockRange>,
 }
 
+/// What a file has become.
+#[derive(Clone, Debug)]
+pub(in crate::replica) enum Now {
+    /// A file with this content, a mode and the paths that are its names.
+    File { content: Bytes, mode: u16, names: Vec<&'static str> },
+    /// Something without content.
+    Version(Version),
+    /// It is being changed: half of it comes, and then a fault.
+    Changing(Bytes),
+    /// It cannot be read.
+    Unreadable,
+    /// Half of it comes, and nothing more.
+    Halting(Bytes),
+    /// A block that nobody holds is called unchanged.
+    Liar(Bytes),
+    /// It knows nothing of such requests.
+    Unknown,
+}
+
 /// The origin.
 #[derive(Debug)]
 pub(in crate::replica) struct ScriptedOrigin {
+    /// Files that are no longer what the snapshot names.
+    changed: Mutex<HashMap<EntryIndex, Now>>,
+    /// While it is closed, what has become of files is said up to their content, and no further.
+    gate: watch::Sender<bool>,
+    /// Blocks that were sent of files taken anew, and those that were called unchanged.
+    sent: Mutex<(u64, u64)>,
     tree: Arc<TestTree>,
     acts: Mutex<VecDeque<Act>>,
     otherwise: Mutex<Act>,
@@ -188,6 +213,9 @@ pub(in crate::replica) struct ScriptedOrigin {
 impl ScriptedOrigin {
     pub(in crate::replica) fn new(tree: &Arc<TestTree>) -> Arc<Self> {
         Arc::new(Self {
+            changed: Mutex::default(),
+            gate: watch::Sender::new(true),
+            sent: Mutex::default(),
             tree: tree.clone(),
             acts: Mutex::default(),
             otherwise: Mutex::new(Act::Serve(Duration::ZERO)),
@@ -203,6 +231,90 @@ impl ScriptedOrigin {
 
     pub(in crate::replica) fn otherwise(&self, act: Act) {
         *self.otherwise.lock().unwrap() = act;
+    }
+
+    /// The file is no longer what the snapshot names.
+    pub(in crate::replica) fn changes(&self, path: &str, now: Now) {
+        self.changed.lock().unwrap().insert(self.tree.index(path), now);
+    }
+
+    /// Opens and closes the gate before the content of files that are taken anew.
+    pub(in crate::replica) fn set_gate(&self, is_open: bool) {
+        self.gate.send_replace(is_open);
+    }
+
+    /// Requests that wait at the gate.
+    pub(in crate::replica) fn at_gate(&self) -> usize {
+        self.gate.receiver_count()
+    }
+
+    /// Blocks that were sent of files taken anew, and those that were called unchanged.
+    pub(in crate::replica) fn sent(&self) -> (u64, u64) {
+        *self.sent.lock().unwrap()
+    }
+
+    /// What is said of a file that was changed: the names of the old version have its digests.
+    fn anew(&self, wanted: &TakeAnew, now: &Now) -> Vec<Anew> {
+        let file = |content: &Bytes, mode: u16, names: Vec<EntryIndex>| {
+            Anew::Is(Version::File(FileVersion {
+                size: content.len() as u64,
+                mtime: Mtime { sec: 1_700_000_000, nsec: 5 },
+                mode,
+                xattrs: vec![(b"user.new".to_vec(), b"1".to_vec())],
+                holes: vec![],
+                names,
+            }))
+        };
+        let only = vec![wanted.entry];
+        match now {
+            Now::File { content, mode, names } => {
+                let mut names: Vec<_> = names.iter().map(|path| self.tree.index(path)).collect();
+                names.sort();
+                let mut items = vec![file(content, *mode, names), Anew::Reading(0)];
+                items.extend(self.content_of(wanted, content));
+                items.push(Anew::End);
+                items
+            }
+            Now::Version(version) => vec![Anew::Is(version.clone())],
+            Now::Changing(content) | Now::Halting(content) => {
+                let mut items = vec![file(content, 0o600, only)];
+                let content = self.content_of(wanted, content);
+                let half = content.len() / 2;
+                items.extend(content.into_iter().take(half));
+                if matches!(now, Now::Changing(_)) {
+                    items.push(Anew::Fault(FileFault::Changed));
+                }
+                items
+            }
+            Now::Unreadable => vec![Anew::Fault(FileFault::Unreadable("scripted".into()))],
+            Now::Liar(content) => {
+                let digests = vec![Digest([7; 32])];
+                vec![file(content, 0o600, only), Anew::Kept { first: BlockIndex(0), digests }]
+            }
+            Now::Unknown => vec![],
+        }
+    }
+
+    fn content_of(&self, wanted: &TakeAnew, content: &Bytes) -> Vec<Anew> {
+        let old = self.tree.content(wanted.entry);
+        let size = content.len() as u64;
+        let block = |content: &Bytes, index: u64| {
+            let range = BlockIndex(index).bytes_in(content.len() as u64);
+            content.slice(range.start as usize..range.end as usize)
+        };
+        let held = |index: u64| wanted.held.iter().any(|(first, n)| (first.0..first.0 + n).contains(&index));
+        let one = |index: u64| {
+            let bytes = block(content, index);
+            let digest = Digest::of_block(BlockIndex(index), size, &bytes);
+            let mut sent = self.sent.lock().unwrap();
+            if held(index) && index * BLOCK_BYTES < old.len() as u64 && block(old, index) == bytes {
+                sent.1 += 1;
+                return Anew::Kept { first: BlockIndex(index), digests: vec![digest] };
+            }
+            sent.0 += 1;
+            Anew::Run(Run { file: wanted.entry, first: BlockIndex(index), digests: vec![digest], bytes })
+        };
+        (0..block_count(size)).map(one).collect()
     }
 
     /// Forgets what of the script has not been played.
@@ -271,7 +383,9 @@ impl ScriptedOrigin {
             items.push(Ok(Delivery::Run(self.foreign(ranges))));
         }
         for (at, range) in ranges.iter().enumerate() {
+            let is_changed = self.changed.lock().unwrap().contains_key(&range.file);
             let fault = match act {
+                _ if is_changed => Some(FileFault::Changed),
                 Act::Changed if at == 0 => Some(FileFault::Changed),
                 Act::Unreadable if at == 0 => Some(FileFault::Unreadable("scripted\n".repeat(1000))),
                 _ => None,
@@ -354,6 +468,28 @@ impl Origin for ScriptedOrigin {
 
     fn read_ranges(&self, ranges: Vec<BlockRange>, class: Class) -> Deliveries {
         self.answer(class, false, ranges)
+    }
+
+    fn take_anew(&self, wanted: TakeAnew, _: Class) -> Anews {
+        let (sender, anews) = mpsc::channel(DELIVERIES_AHEAD);
+        let now = self.changed.lock().unwrap().get(&wanted.entry).cloned();
+        let now = now.unwrap_or(Now::Version(Version::Absent));
+        let (items, mut gate) = (self.anew(&wanted, &now), self.gate.subscribe());
+        tokio::spawn(async move {
+            if matches!(now, Now::Unknown) {
+                let _ = sender.send(Err(OriginError::Invalid("scripted".into()))).await;
+                return;
+            }
+            for (at, item) in items.into_iter().enumerate() {
+                if at == 1 && gate.wait_for(|is_open| *is_open).await.is_err() {
+                    return;
+                }
+                if sender.send(Ok(item)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        anews
     }
 
     fn availability(&self) -> watch::Receiver<Availability> {

@@ -2,14 +2,16 @@
 //!
 //!     mount-server view SOURCE MOUNT_POINT STATE WHEN_GONE
 //!     mount-server clone SOURCE MOUNT_POINT STATE WHEN_GONE
+//!     mount-server filling SOURCE MOUNT_POINT STATE WHEN_GONE
 //!     mount-server sweep MOUNT_POINT
 //!
-//! A view cannot be changed; a clone can, lies beneath its mount point, and answers to all users where it may.
+//! A view cannot be changed; a clone can, lies beneath its mount point, and answers to all users where it may. One that is
+//! filling fetches everything in the background, once the origin's gate is opened.
 //!
 //! It says `mounted MODE`, then answers each line with `ok` or `error …`: `stall` and `resume` close and open the
 //! origin's gate, `unmount` tries to unmount, `ended` waits for the end of the session, `fetched` is answered with the bytes
-//! that have come. When its input ends it unmounts by
-//! itself and ends, so that nothing is left behind by a test that died.
+//! that have come, `changed` with how many changed files were taken anew, removed, and are in conflict. When its input
+//! ends it unmounts by itself and ends, so that nothing is left behind by a test that died.
 
 use std::env;
 use std::fs;
@@ -37,28 +39,42 @@ fn main() -> Result<()> {
     match &arguments[..] {
         [sweep, at] if sweep.as_os_str() == "sweep" => say(&sweep_dead(at)?.to_string()),
         [kind, source, at, state, when_gone] if kind.as_os_str() == "view" => {
-            serve(false, source, at, state, when_gone)
+            serve(What::View, source, at, state, when_gone)
         }
         [kind, source, at, state, when_gone] if kind.as_os_str() == "clone" => {
-            serve(true, source, at, state, when_gone)
+            serve(What::Clone, source, at, state, when_gone)
         }
-        _ => anyhow::bail!("view|clone SOURCE MOUNT_POINT STATE WHEN_GONE, or: sweep MOUNT_POINT"),
+        [kind, source, at, state, when_gone] if kind.as_os_str() == "filling" => {
+            serve(What::Filling, source, at, state, when_gone)
+        }
+        _ => anyhow::bail!("view|clone|filling SOURCE MOUNT_POINT STATE WHEN_GONE, or: sweep MOUNT_POINT"),
     }
 }
 
-fn serve(is_clone: bool, source: &Path, at: &Path, state: &Path, when_gone: &Path) -> Result<()> {
+/// What is served.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    View,
+    Clone,
+    Filling,
+}
+
+fn serve(what: What, source: &Path, at: &Path, state: &Path, when_gone: &Path) -> Result<()> {
     let mounter = Mounter::start().context("the mounter")?;
     let runtime = tokio::runtime::Runtime::new()?;
     let _entered = runtime.enter();
     let origin = origin(source, &state.join("snapshot"))?;
     let manifest = origin.manifest().clone();
     let gate = Gate::new(origin);
+    gate.set_open(what != What::Filling);
+    let is_clone = what != What::View;
     let layout = match is_clone {
         true => Layout::clone_at(at)?,
         false => Layout::view_in(&state.join("replica"))?,
     };
     let when_gone = when_gone.to_str().context("WHEN_GONE")?.parse()?;
-    let config = ReplicaConfig { when_gone, is_writable: is_clone, ..ReplicaConfig::new(layout) };
+    let hydrate = what == What::Filling;
+    let config = ReplicaConfig { when_gone, hydrate, is_writable: is_clone, ..ReplicaConfig::new(layout) };
     let replica = Replica::open(config, manifest, gate.clone(), runtime.handle().clone())?;
     let owner = Owner::of_this_process();
     let tree: Tree = match replica.names() {
@@ -101,6 +117,12 @@ fn obey(line: &str, gate: &Gate, mounted: &MountedRoot, replica: &Replica) -> Re
         "fetched" => {
             let fetched = replica.status().fetched;
             return Ok((fetched.demand + fetched.read_ahead + fetched.bulk).to_string());
+        }
+        "changed" => {
+            let changed = replica.status().changed;
+            let [taken, removed, conflicts] =
+                [changed.taken_anew, changed.removed, changed.conflicts].map(|list| list.total);
+            return Ok(format!("{taken} {removed} {conflicts}"));
         }
         "stall" => gate.set_open(false),
         "resume" => gate.set_open(true),
