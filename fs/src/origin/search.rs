@@ -2,8 +2,9 @@
 //!
 //! Somebody who renames a directory moves all files in it, and has changed none of them. The stamps know the inode
 //! number of every entry, and a directory lists its names with theirs; so a walk that lists, and asks for nothing
-//! else, finds each entry again that is still in the tree. What it found is a hint: the tree may change at any moment,
-//! and what is opened for it is compared with its stamp as ever.
+//! else, finds each entry again that is still in the tree. The number of what was removed may be another's by now, so
+//! what was made after the entry last changed is not taken for it. What it found is a hint: the tree may change at any
+//! moment, and what is opened for it is compared with its stamp as ever.
 //!
 //! A walk keeps a bit an entry, and each name that the snapshot does not have there, as long as it lasts (some 40
 //! bytes for each). What stays of it is the bits and the paths of what has moved: of a directory its own, not those of
@@ -20,7 +21,7 @@ use rustix::io::Errno;
 use super::files::{Files, OpenRoot};
 use super::stamps::Stamp;
 use crate::beneath;
-use crate::manifest::{Entry, EntryIndex, Kind, Listing};
+use crate::manifest::{Entry, EntryIndex, Kind, Listing, Mtime};
 
 /// Names a walk keeps at most that the snapshot does not have; it ends at the bound.
 const STRAYS_MAX: usize = 1 << 20;
@@ -266,11 +267,15 @@ impl Walk<'_> {
                     continue;
                 };
                 let stray = &self.strays[at];
+                let is_in_place = directories.get(&entry.parent()) == Some(&stray.directory)
+                    && self.name(&stray.name) == entry.name();
+                if !is_in_place && !self.is_it(&entry, stray) {
+                    lost.push(entry.index());
+                    continue;
+                }
                 if let Some(own) = stray.own {
                     directories.insert(entry.index(), own);
                 }
-                let is_in_place = directories.get(&entry.parent()) == Some(&stray.directory)
-                    && self.name(&stray.name) == entry.name();
                 if is_in_place {
                     self.here.insert(entry.index());
                 } else if moved.len() < MOVED_MAX {
@@ -298,6 +303,29 @@ impl Walk<'_> {
             |stray: &Stray| Some(&stray.directory) == directory && self.name(&stray.name) == entry.name();
         let any = fit.clone().next().map(|(at, _)| at);
         fit.find(|(_, stray)| is_in_place(stray)).map(|(at, _)| at).or(any)
+    }
+
+    /// True unless something else has got the entry's inode number since.
+    fn is_it(&self, entry: &Entry<'_>, stray: &Stray) -> bool {
+        let path = joined(&self.path(stray.directory), self.name(&stray.name));
+        let flags = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        let stat = beneath::open(self.open.as_fd(), &path, OFlags::PATH)
+            .and_then(|there| rustix::fs::statx(there, "", AtFlags::EMPTY_PATH, flags));
+        let (Ok(stat), Ok(stamp)) = (stat, self.files.stamps.get(entry.index())) else { return false };
+        let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
+            FileType::Directory => Kind::Directory,
+            FileType::RegularFile => Kind::File,
+            FileType::Symlink => Kind::Symlink,
+            _ => return false,
+        };
+        let made = Mtime { sec: stat.stx_btime.tv_sec, nsec: stat.stx_btime.tv_nsec };
+        let is_told = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+        kind == entry.kind()
+            && match is_told {
+                true => made <= stamp.ctime,
+                // Where the filesystem does not say, a directory is taken for it, and a file that looks like it.
+                false => kind == Kind::Directory || Stamp::of(&stat).looks_like(&stamp),
+            }
     }
 
     /// Files that have lost a name may have another one that the snapshot knows.

@@ -198,6 +198,22 @@ async fn what_is_no_file_any_more_is_said() {
 }
 
 #[tokio::test]
+async fn what_gets_the_number_of_a_removed_file_is_not_taken_for_it() {
+    let (place, origin) = place().await;
+    fs::remove_file(place.at("d/same")).unwrap();
+    let number = fs::metadata(place.at("d/f")).unwrap().ino();
+    fs::remove_file(place.at("d/f")).unwrap();
+    // Some filesystems give a number away again at once.
+    for i in 0..50 {
+        place.write(&format!("d/{i}"), content(2, 1000));
+    }
+    let reused = (0..50).any(|i| fs::metadata(place.at(&format!("d/{i}"))).unwrap().ino() == number);
+    let found = take_anew(&origin, "d/f", true).await.unwrap().version;
+    assert_eq!(found, Version::Absent, "{reused}");
+    assert_eq!(read_one(&origin, "d/f").await, Err(FileFault::Changed));
+}
+
+#[tokio::test]
 async fn a_tree_that_is_not_there_has_lost_no_file() {
     let (place, origin) = place().await;
     let moved = place.tree.path().with_extension("moved");
