@@ -27,7 +27,7 @@ use super::key::InodeKey;
 use super::lock;
 use super::names::{Names, Spot};
 use super::status::{ChangedFile, ChangedFiles, ChangedList};
-use crate::manifest::{Arrival, EntryIndex};
+use crate::manifest::{Arrival, EntryIndex, Mtime};
 
 mod fetch;
 mod listed;
@@ -38,7 +38,7 @@ use fetch::{Fetched, Unfetched};
 pub use listed::Became;
 use listed::{Alike, Listed};
 pub use resolve::{Mine, ResolveError};
-use swap::{Standing, Swapped};
+use swap::{Standing, Swapped, Whose};
 
 /// Files taken anew at once.
 const AT_ONCE: usize = 4;
@@ -238,8 +238,12 @@ async fn take_all(engine: &Arc<Engine>, names: &Arc<Names>, under_way: &mut Join
 async fn take(engine: &Arc<Engine>, names: &Arc<Names>, file: EntryIndex) -> Outcome {
     let Some(inode) = engine.inode(file.into()) else { return Outcome::NotMissing };
     let prepared = blocking(engine, names, &inode, prepare).await;
+    let whose;
     let mut spots = match prepared {
-        Ok(Prepared::Spots(spots)) => spots,
+        Ok(Prepared::Spots(spots, verified)) => {
+            whose = Whose::Untouched(verified);
+            spots
+        }
         Ok(Prepared::Not(standing)) => return not(standing),
         Ok(Prepared::OtherNames) => return Outcome::NotNow(Became::Conflict),
         Err(errno) => return failed(engine, &inode, &format!("it cannot be taken anew: {errno}")),
@@ -253,7 +257,7 @@ async fn take(engine: &Arc<Engine>, names: &Arc<Names>, file: EntryIndex) -> Out
         let (of_this, others) = spots.into_iter().partition(|spot| fetched.names.contains(&spot.entry));
         spots = others;
         let is_removed = matches!(fetched.successor, super::names::Successor::Nothing);
-        match put(engine, names, &inode, of_this, fetched, false).await {
+        match put(engine, names, &inode, of_this, fetched, whose).await {
             Ok(Swapped::Done) if is_removed => became = Became::Removed,
             Ok(Swapped::Done) => {}
             Ok(Swapped::Not(standing)) => return not(standing),
@@ -268,7 +272,7 @@ async fn take(engine: &Arc<Engine>, names: &Arc<Names>, file: EntryIndex) -> Out
 
 /// Where a file lies that may be replaced.
 enum Prepared {
-    Spots(Vec<Spot>),
+    Spots(Vec<Spot>, Option<Mtime>),
     Not(Standing),
     /// It was given other names here.
     OtherNames,
@@ -276,14 +280,16 @@ enum Prepared {
 
 fn prepare(engine: &Arc<Engine>, names: &Names, inode: &Arc<Inode>) -> Result<Prepared, Errno> {
     match engine.standing_of(names, inode)? {
-        Standing::Untouched => spots(names, inode),
+        Standing::Untouched => spots(names, inode, None),
+        Standing::Moved(at) if engine.has_its_digests(inode)? => spots(names, inode, Some(at)),
+        Standing::Moved(_) => Ok(Prepared::Not(Standing::Changed)),
         other => Ok(Prepared::Not(other)),
     }
 }
 
-fn spots(names: &Names, inode: &Inode) -> Result<Prepared, Errno> {
+fn spots(names: &Names, inode: &Inode, verified: Option<Mtime>) -> Result<Prepared, Errno> {
     match names.spots(inode.key) {
-        Ok(Some(spots)) => Ok(Prepared::Spots(spots)),
+        Ok(Some(spots)) => Ok(Prepared::Spots(spots, verified)),
         Ok(None) => Ok(Prepared::OtherNames),
         Err(error) => match swap::errno(error) {
             Errno::STALE => Ok(Prepared::Not(Standing::NotMissing)),
@@ -298,10 +304,10 @@ async fn put(
     inode: &Arc<Inode>,
     spots: Vec<Spot>,
     fetched: Fetched,
-    anyway: bool,
+    whose: Whose,
 ) -> Result<Swapped, Errno> {
     blocking(engine, names, inode, move |engine, names, inode| {
-        engine.swap(names, inode, &spots, &fetched.successor, anyway)
+        engine.swap(names, inode, &spots, &fetched.successor, whose)
     })
     .await
 }
@@ -320,7 +326,7 @@ fn not(standing: Standing) -> Outcome {
     match standing {
         Standing::NotMissing => Outcome::NotMissing,
         Standing::Changed => Outcome::NotNow(Became::Conflict),
-        Standing::BeingWritten | Standing::Untouched => Outcome::Later,
+        Standing::BeingWritten | Standing::Untouched | Standing::Moved(_) => Outcome::Later,
     }
 }
 

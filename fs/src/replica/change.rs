@@ -157,12 +157,6 @@ impl Replica {
         key.and_then(InodeKey::entry).is_some_and(|index| self.engine.anew.replaced.is_set(index))
     }
 
-    /// True for a file that somebody has open.
-    pub fn is_open(&self, file: impl Into<InodeKey>) -> bool {
-        let inode = self.engine.canonical(file.into()).and_then(|key| self.engine.inodes.find(key));
-        inode.is_some_and(|inode| inode.opens.load(Acquire) > 0)
-    }
-
     /// Tells that a handle on the file was closed.
     pub fn released(&self, file: impl Into<InodeKey>) {
         let key = self.engine.canonical(file.into());

@@ -11,7 +11,7 @@ use super::super::names::Successor;
 use super::super::store::StoreError;
 use super::super::{Replica, lock};
 use super::fetch::{self, Unfetched};
-use super::swap::{Standing, Swapped};
+use super::swap::{Standing, Swapped, Whose};
 use super::{Became, Prepared, blocking, put, spots};
 use crate::digest::BlockIndex;
 use crate::manifest::EntryIndex;
@@ -77,13 +77,13 @@ impl Replica {
         let (engine, names) = (&self.engine, self.names().ok_or(ResolveError::NothingToDecide)?);
         let mut left = match blocking(engine, names, &inode, |engine, names, inode| {
             match engine.standing_of(names, inode)? {
-                Standing::Untouched | Standing::Changed => spots(names, inode),
+                Standing::Untouched | Standing::Changed | Standing::Moved(_) => spots(names, inode, None),
                 other => Ok(Prepared::Not(other)),
             }
         })
         .await?
         {
-            Prepared::Spots(spots) => spots,
+            Prepared::Spots(spots, _) => spots,
             Prepared::OtherNames => return Err(ResolveError::OtherNames),
             Prepared::Not(standing) => return Err(not(standing)),
         };
@@ -95,7 +95,7 @@ impl Replica {
             }
             let (of_this, others) = left.into_iter().partition(|spot| fetched.names.contains(&spot.entry));
             left = others;
-            match put(engine, names, &inode, of_this, fetched, true).await? {
+            match put(engine, names, &inode, of_this, fetched, Whose::Anyones).await? {
                 Swapped::Done => {}
                 Swapped::Not(standing) => return Err(not(standing)),
             }
@@ -140,7 +140,9 @@ impl Engine {
 fn not(standing: Standing) -> ResolveError {
     match standing {
         Standing::BeingWritten => ResolveError::BeingWritten,
-        Standing::NotMissing | Standing::Untouched | Standing::Changed => ResolveError::NothingToDecide,
+        Standing::NotMissing | Standing::Untouched | Standing::Moved(_) | Standing::Changed => {
+            ResolveError::NothingToDecide
+        }
     }
 }
 

@@ -6,8 +6,9 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::super::finish::times;
-use super::change::Removed;
+use super::change::{Removed, held};
 use super::{Found, InodeKey, Name, Names, NamesError, OnDisk};
+use crate::filesystem::Owner;
 use crate::manifest::{EntryIndex, Mtime};
 
 /// What comes in the place of a file.
@@ -67,18 +68,19 @@ impl Names {
         self.staging.file()
     }
 
-    /// The names and values of what the disk has as the file's xattrs; `None` while it is not on the disk.
-    pub(in super::super) fn xattrs_on_disk(&self, key: InodeKey) -> Result<Option<Xattrs>, NamesError> {
-        if matches!(self.stat(key)?, Found::Virtual(_)) {
-            return Ok(None);
-        }
+    /// What the disk has as the file's xattrs, and whether it belongs to whom it was made for; `None` while it is not on
+    /// the disk.
+    pub(in super::super) fn belongings(&self, key: InodeKey) -> Result<Option<(Xattrs, bool)>, NamesError> {
+        let Found::OnDisk(OnDisk { stat, .. }) = self.stat(key)? else { return Ok(None) };
+        let ours = Owner::of_this_process();
+        let is_ours = (stat.st_uid, stat.st_gid) == (ours.uid, ours.gid);
         let names = self.xattr_names(key)?;
         let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
         let mut xattrs = names
             .map(|name| Ok((name.to_vec(), self.xattr(key, name)?)))
             .collect::<Result<Vec<_>, NamesError>>()?;
         xattrs.sort_unstable();
-        Ok(Some(xattrs))
+        Ok(Some((xattrs, is_ours)))
     }
 
     /// Puts something in the place of an inode, under one of its names after the other; what lost its last name by it.
@@ -104,7 +106,7 @@ impl Names {
         let was = match self.look(&directory, &spot.name)? {
             Some(found) if found.key() == key => match found {
                 Found::Virtual(_) => None,
-                Found::OnDisk(found) => Some(found.stat),
+                Found::OnDisk(found) => Some(held(&directory, &spot.name, &found.stat)),
             },
             _ => return Err(Errno::STALE.into()),
         };
@@ -122,7 +124,7 @@ impl Names {
         self.detach(&directory, &spot.name)?;
         rustix::fs::renameat(staging, made.as_slice(), directory.fd(), &*spot.name)?;
         Ok(match was {
-            Some(stat) => self.lose(key, &stat, &directory, &spot.name),
+            Some(held) => self.lose(key, &held, &directory, &spot.name),
             None => Removed { key, was_last: true },
         })
     }

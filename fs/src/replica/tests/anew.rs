@@ -212,7 +212,10 @@ async fn a_file_that_was_moved_here_is_replaced_where_it_is() {
     let new = file("new", 70_000);
     let bench = Bench::writable(&[file("d/f", SIZE), file("e/g", SIZE)], "/tmp");
     let (d, e) = (bench.found("d").unwrap().key(), bench.found("e").unwrap().key());
+    bench.check("d/f", 0, BLOCK).await;
+    bench.replica.idle().await;
     bench.names().rename((d, b"f"), (e, b"moved"), Rename::NoReplace).unwrap();
+    bench.replica.changed(bench.tree.index("d/f")).unwrap();
     bench.origin.changes("d/f", newer_of(&new, &["d/f"]));
     let bench = hydrating(bench).await;
     hydrated(&bench).await;
@@ -226,12 +229,17 @@ async fn a_file_that_was_moved_here_is_replaced_where_it_is() {
 #[tokio::test(start_paused = true)]
 async fn a_file_that_was_changed_here_is_never_replaced() {
     let new = file("new", SIZE);
-    for what in ["write", "cut", "mode", "xattr", "link"] {
+    for what in ["write", "write and hide it", "cut", "mode", "xattr", "link"] {
         let bench = Bench::writable(&[file("f", SIZE)], "/tmp");
         let key: InodeKey = bench.tree.index("f").into();
         bench.names().place(key).unwrap();
         match what {
             "write" => _ = bench.replica.write(key, 0, vec![9; BLOCK as usize].into()).await.unwrap(),
+            "write and hide it" => {
+                bench.replica.write(key, 0, vec![9; BLOCK as usize].into()).await.unwrap();
+                let mtime = Some(bench.tree.manifest.entry(bench.tree.index("f")).unwrap().mtime());
+                bench.replica.set_times(key, mtime, None).await.unwrap();
+            }
             "cut" => bench.replica.truncate(key, 2 * BLOCK).await.unwrap(),
             "mode" => {
                 let attributes = SetAttributes { mode: Some(0o600), ..Default::default() };
