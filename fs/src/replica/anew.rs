@@ -5,7 +5,7 @@
 //! somebody must decide. So is one that somebody has open for writing, until it is closed: what would still be written
 //! to it would be lost.
 //!
-//! What became of each file is [listed](listed), for as long as the replica exists.
+//! What became of each file is [listed], for as long as the replica exists.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
