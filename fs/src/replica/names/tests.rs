@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, RenameFlags};
 
 use super::*;
 use crate::manifest::walk::{WalkOptions, WalkProgress, build};
+use crate::replica::layout::LayoutError;
 
 mod cases;
 
@@ -64,7 +65,17 @@ impl Pair {
     fn reopen(&mut self) {
         self.names = None;
         self.known.clear();
-        let layout = Layout::view_in(&self.base.path().join("replica")).unwrap();
+        let at = self.base.path().join("replica");
+        // A process that another test starts at this moment may hold its lock until it has begun.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let layout = loop {
+            match Layout::view_in(&at) {
+                Err(LayoutError::InUse { .. }) if std::time::Instant::now() < until => {
+                    std::thread::yield_now()
+                }
+                layout => break layout.unwrap(),
+            }
+        };
         self.names = Some(Names::open(Arc::new(layout), self.manifest.clone()).unwrap());
     }
 
