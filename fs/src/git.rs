@@ -100,6 +100,16 @@ pub enum Shown {
     Withheld,
 }
 
+impl Shown {
+    /// The permission bits that are shown of an entry that has `mode`.
+    pub fn mode(&self, mode: u16) -> u16 {
+        match self {
+            Self::NotExecutable => mode & !0o111,
+            Self::AsItIs | Self::Config(_) | Self::Withheld => mode,
+        }
+    }
+}
+
 /// How a receiver shows `entry`, whatever its sender claims about it.
 ///
 /// Cheap for all but configurations: two or three lookups for a name that matters, none for another. [`NotYet`] when

@@ -223,8 +223,7 @@ impl<'e> Directory<'e> {
                 let is_first = entry.inode() == entry.index();
                 receipt.files += u64::from(is_first);
                 receipt.bytes += if is_first { entry.size() } else { 0 };
-                let disarmed = shown == Shown::NotExecutable;
-                self.make_file(entry, if disarmed { entry.mode() & !0o111 } else { entry.mode() })
+                self.make_file(entry, shown.mode(entry.mode()))
             }
         }
     }

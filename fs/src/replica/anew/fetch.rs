@@ -180,11 +180,11 @@ impl Making {
         version: FileVersion,
     ) -> Result<Self, Unfetched> {
         let shown = engine.manifest.entry(entry).ok_or(Errno::STALE)?;
-        let mode = match git::shown(&engine.manifest, &shown).map_err(|_| Errno::STALE)? {
-            Shown::NotExecutable => version.mode & !0o111,
-            Shown::AsItIs => version.mode,
-            Shown::Config(_) | Shown::Withheld => return Err(Unfetched::AnotherKind),
-        };
+        let shown = git::shown(&engine.manifest, &shown).map_err(|_| Errno::STALE)?;
+        if matches!(shown, Shown::Config(_) | Shown::Withheld) {
+            return Err(Unfetched::AnotherKind);
+        }
+        let mode = shown.mode(version.mode);
         let file = File::from(names.unnamed_file()?);
         file.set_len(version.size).map_err(to_errno)?;
         set_xattrs(&file, &Extra { xattrs: version.xattrs.clone(), ..Extra::default() })?;

@@ -13,7 +13,7 @@ use super::super::names::{Names, NamesError, Spot, Successor};
 use super::super::store::{StoreError, to_errno};
 use super::Became;
 use crate::digest::{BLOCK_BYTES, BlockIndex, Digest};
-use crate::git::{self, Shown};
+use crate::git;
 use crate::manifest::Mtime;
 
 /// Whether a file may be replaced.
@@ -67,10 +67,7 @@ impl Engine {
             (blocks.state, inode.first_missing(&blocks, 0, 1).is_some())
         };
         let Some(state) = state.filter(|_| is_missing) else { return Ok(Standing::NotMissing) };
-        let mode = match git::shown(&self.manifest, &entry)? {
-            Shown::NotExecutable => entry.mode() & !0o111,
-            Shown::AsItIs | Shown::Config(_) | Shown::Withheld => entry.mode(),
-        };
+        let mode = git::shown(&self.manifest, &entry)?.mode(entry.mode());
         let is_as_it_came = (state.mtime, state.mode) == (entry.mtime(), mode)
             && state.remote_bytes == entry.size()
             && inode.size() == entry.size();

@@ -83,8 +83,7 @@ impl Names {
             (Kind::Symlink, Shown::Withheld) => self.place_symlink(directory, entry, git::WITHHELD_TARGET),
             (Kind::Symlink, _) => self.place_symlink(directory, entry, &entry.extra().target),
             (Kind::File, Shown::Config(text)) => self.place_text(directory, entry, &text),
-            (Kind::File, Shown::NotExecutable) => self.place_file(directory, entry, entry.mode() & !0o111),
-            (Kind::File, _) => self.place_file(directory, entry, entry.mode()),
+            (Kind::File, shown) => self.place_file(directory, entry, shown.mode(entry.mode())),
         }
     }
 
@@ -184,11 +183,7 @@ impl Names {
 
     /// Puts a file with several names on the disk under none of them.
     pub(super) fn make_anchor(&self, first: &Entry<'_>, anchor: &[u8]) -> Result<OwnedFd, NamesError> {
-        let mode = match self.shown(first)? {
-            Shown::NotExecutable => first.mode() & !0o111,
-            _ => first.mode(),
-        };
-        let file = self.unfinished(first, mode)?;
+        let file = self.unfinished(first, self.shown(first)?.mode(first.mode()))?;
         self.staging.name_file(&file, self.layout.links(), anchor)?;
         Ok(file)
     }
