@@ -272,16 +272,22 @@ async fn a_file_that_was_changed_here_is_never_replaced() {
     }
 }
 
+/// A file that has become `new`, which is held back at the origin's gate.
+async fn being_fetched(new: &TestFile) -> (Bench, InodeKey) {
+    let bench = bench(&[file("f", SIZE)], "/tmp", |origin| {
+        origin.set_gate(false);
+        origin.changes("f", newer_of(new, &["f"]));
+    })
+    .await;
+    let key = bench.tree.index("f").into();
+    until("it is being fetched", || bench.origin.at_gate() > 0).await;
+    (bench, key)
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_edit_that_begins_while_the_new_version_is_fetched_wins() {
     let new = file("new", SIZE);
-    let bench = bench(&[file("f", SIZE)], "/tmp", |origin| {
-        origin.set_gate(false);
-        origin.changes("f", newer_of(&new, &["f"]));
-    })
-    .await;
-    let key: InodeKey = bench.tree.index("f").into();
-    until("it is being fetched", || bench.origin.at_gate() > 0).await;
+    let (bench, key) = being_fetched(&new).await;
     bench.names().place(key).unwrap();
     bench.replica.write(key, BLOCK, vec![9; BLOCK as usize].into()).await.unwrap();
     bench.origin.set_gate(true);
@@ -293,13 +299,7 @@ async fn an_edit_that_begins_while_the_new_version_is_fetched_wins() {
 #[tokio::test(start_paused = true)]
 async fn a_file_that_is_open_for_writing_is_replaced_when_it_is_closed() {
     let new = file("new", SIZE);
-    let bench = bench(&[file("f", SIZE)], "/tmp", |origin| {
-        origin.set_gate(false);
-        origin.changes("f", newer_of(&new, &["f"]));
-    })
-    .await;
-    let key: InodeKey = bench.tree.index("f").into();
-    until("it is being fetched", || bench.origin.at_gate() > 0).await;
+    let (bench, key) = being_fetched(&new).await;
     bench.replica.opened(key);
     bench.replica.opened_for_writing(key);
     bench.origin.set_gate(true);
