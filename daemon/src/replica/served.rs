@@ -148,10 +148,7 @@ impl Served {
             left_out: self.left_out().clone(),
             settling: self.settling(&status),
             reading: self.reading(),
-            progress: ReplicaProgress {
-                changed: self.replica.is_changed(),
-                ..progress(&status, self.settling.pace(&status), availability)
-            },
+            progress: progress(&status, self.settling.pace(&status), self.replica.is_changed(), availability),
         }
     }
 
@@ -179,6 +176,7 @@ impl Served {
 fn progress(
     status: &ReplicaStatus,
     (bytes_per_s, left_s): (Option<u64>, Option<u64>),
+    changed: bool,
     availability: wire::Availability,
 ) -> ReplicaProgress {
     let counted = |number: u64| status.counted.then_some(number);
@@ -190,7 +188,7 @@ fn progress(
         bytes_fetched: status.fetched.demand + status.fetched.read_ahead + status.fetched.bulk,
         bytes_per_s,
         left_s,
-        changed: false,
+        changed,
         availability,
     }
 }
@@ -284,8 +282,8 @@ impl Opened {
         let roots = roots(&manifest, &places);
         let mut config = ReplicaConfig::new(layout);
         config.when_gone = spec.when_gone;
-        config.hydrate = spec.kind == ReplicaKind::Clone;
-        config.is_writable = config.hydrate;
+        let is_clone = spec.kind == ReplicaKind::Clone;
+        (config.hydrate, config.is_writable) = (is_clone, is_clone);
         let (runtime, state, noted) = (Handle::current(), host.home.replica(&spec.id), roots.clone());
         let replica = blocking(move || {
             spec::save_roots(&state, &noted).map_err(|error| Failure::Other(chain(&error)))?;
