@@ -16,7 +16,7 @@ use super::engine::Engine;
 use super::inode::Inode;
 use super::key::InodeKey;
 use super::names::OnDisk;
-use super::state::{self, State, Stated, XATTR_BYTES_MAX};
+use super::state::{self, State, Stated};
 use super::store::StoreError;
 use super::write::WriteError;
 use super::{ReadError, Replica, lock};
@@ -76,18 +76,14 @@ impl Replica {
     /// The value of an xattr of such a file; ENODATA where there is none.
     pub fn nameless_xattr(&self, file: impl Into<InodeKey>, name: &[u8]) -> Result<Vec<u8>, Errno> {
         let (_, file) = self.nameless_file(file.into())?;
-        let mut value = vec![0; XATTR_BYTES_MAX];
-        let length = rustix::fs::fgetxattr(&*file, name, value.as_mut_slice())?;
-        value.truncate(length);
-        Ok(value)
+        state::xattr_by(|value| rustix::fs::fgetxattr(&*file, name, value))
     }
 
     /// The names of all its xattrs, each followed by a NUL.
     pub fn nameless_xattr_names(&self, file: impl Into<InodeKey>) -> Result<Vec<u8>, Errno> {
         let (_, file) = self.nameless_file(file.into())?;
-        let mut names = vec![0; XATTR_BYTES_MAX];
-        let length = rustix::fs::flistxattr(&*file, names.as_mut_slice())?;
-        Ok(state::ended(state::others(&names[..length])))
+        let names = state::xattr_by(|names| rustix::fs::flistxattr(&*file, names))?;
+        Ok(state::ended(state::others(&names)))
     }
 
     /// Sets one of its xattrs. Blocks.

@@ -23,7 +23,7 @@ use super::directories;
 use super::finish::{FinishError, apply};
 use super::layout::{Layout, LayoutError};
 use super::names::Names;
-use super::state::{self, State, Stated, XATTR_BYTES_MAX};
+use super::state::{self, State, Stated};
 use crate::beneath;
 use crate::manifest::{EntryIndex, Extra, Manifest, ManifestError, Mtime};
 
@@ -197,13 +197,11 @@ fn close(directory: &Path, keep: &Path) -> Result<(), SettleError> {
 /// The xattrs of the tree's own directory, without ours.
 fn xattrs(layout: &Layout) -> Result<Extra, Errno> {
     let tree = beneath::open(layout.tree(), b"", OFlags::RDONLY | OFlags::DIRECTORY)?;
-    let mut names = vec![0; XATTR_BYTES_MAX];
-    let length = rustix::fs::flistxattr(&tree, names.as_mut_slice())?;
+    let names = state::xattr_by(|names| rustix::fs::flistxattr(&tree, names))?;
     let mut found = Extra::default();
-    for name in state::others(&names[..length]) {
-        let mut value = vec![0; XATTR_BYTES_MAX];
-        let length = rustix::fs::fgetxattr(&tree, name, value.as_mut_slice())?;
-        found.xattrs.push((name.to_vec(), value[..length].to_vec()));
+    for name in state::others(&names) {
+        let value = state::xattr_by(|value| rustix::fs::fgetxattr(&tree, name, value))?;
+        found.xattrs.push((name.to_vec(), value));
     }
     Ok(found)
 }

@@ -37,7 +37,15 @@ pub(super) fn is_ours(name: &[u8]) -> bool {
 pub(super) const USER: &[u8] = b"user.";
 
 /// Bytes of all names of an inode's xattrs at most (`XATTR_LIST_MAX`), and of a value (`XATTR_SIZE_MAX`).
-pub(super) const XATTR_BYTES_MAX: usize = 64 * 1024;
+const XATTR_BYTES_MAX: usize = 64 * 1024;
+
+/// The value of an xattr, or the names of all, from a call that puts it into a buffer.
+pub(super) fn xattr_by(read: impl FnOnce(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; XATTR_BYTES_MAX];
+    let length = read(&mut bytes)?;
+    bytes.truncate(length);
+    Ok(bytes)
+}
 
 /// Of the names that the disk lists, each ended by a NUL, those that are of the file and not ours.
 pub(super) fn others(names: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::super::directories::OPEN;
-use super::super::state::{self, USER, XATTR_BYTES_MAX};
+use super::super::state::{self, USER};
 use super::directory::Directory;
 use super::located::Name;
 use super::make::made_here;
@@ -163,10 +163,8 @@ impl Names {
                 Ok(found.ok_or(Errno::NODATA)?.1)
             }
             Found::OnDisk(_) => {
-                let mut value = vec![0; XATTR_BYTES_MAX];
-                let length = rustix::fs::lgetxattr(self.place_of(key)?.path(), name, value.as_mut_slice())?;
-                value.truncate(length);
-                Ok(value)
+                let place = self.place_of(key)?;
+                Ok(state::xattr_by(|value| rustix::fs::lgetxattr(place.path(), name, value))?)
             }
         }
     }
@@ -179,9 +177,9 @@ impl Names {
                 Ok(state::ended(xattrs.iter().map(|(name, _)| name.as_slice())))
             }
             Found::OnDisk(_) => {
-                let mut names = vec![0; XATTR_BYTES_MAX];
-                let length = rustix::fs::llistxattr(self.place_of(key)?.path(), names.as_mut_slice())?;
-                Ok(state::ended(state::others(&names[..length])))
+                let place = self.place_of(key)?;
+                let names = state::xattr_by(|names| rustix::fs::llistxattr(place.path(), names))?;
+                Ok(state::ended(state::others(&names)))
             }
         }
     }
