@@ -23,10 +23,10 @@ use crate::digest_file::DigestFile;
 use crate::manifest::EntryIndex;
 
 /// Blocks read in a step: 16 MiB.
-const STEP_BLOCKS: u64 = 256;
+pub(super) const STEP_BLOCKS: u64 = 256;
 
 /// Blocks read at once: 1 MiB.
-const READ_BLOCKS: u64 = 16;
+pub(super) const READ_BLOCKS: u64 = 16;
 
 /// Passes under way at once, each with an open file of digests (0.05 % of the file's size on disk). Who asks for one
 /// more waits; a pass that nobody waits for any more makes room.

@@ -17,6 +17,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::anew::{Anew, FileVersion, KEPT_BLOCKS_MAX, NAMES_MAX, TakeAnew, Version};
 use super::files::{Files, OpenFile, OpenRoot};
+use super::moment::{READ_BLOCKS, STEP_BLOCKS};
 use super::pool::{Lost, ReadPool};
 use super::search::Seen;
 use super::stamps::Stamp;
@@ -32,12 +33,6 @@ use crate::manifest::{EntryIndex, FILE_BYTES_MAX, Kind};
 
 /// Permission bits that travel.
 const MODE_BITS: u16 = 0o1777;
-
-/// Blocks that a step of the first pass reads: 16 MiB.
-const STEP_BLOCKS: u64 = 256;
-
-/// Blocks read at once in the first pass.
-const READ_BLOCKS: u64 = 16;
 
 type Items = Sender<Result<Anew, OriginError>>;
 
