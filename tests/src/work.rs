@@ -1,4 +1,6 @@
-//! What programs do to a workspace, as shell scripts that work in the current directory.
+//! What programs do to a workspace, as shell scripts that work in the current directory, and whether they did the same.
+
+use anyhow::{Result, ensure};
 
 /// Makes a workspace in the current directory.
 pub const MAKE: &str = r#"
@@ -63,3 +65,17 @@ chmod 0000 data/none
 python3 -c "import sqlite3; print(sqlite3.connect('data/base.db').execute('select count(*), sum(x) from t').fetchone())"
 git -c safe.directory='*' log --format='%H %s' && git -c safe.directory='*' fsck --no-progress 2>&1 | grep -v dangling || true
 "#;
+
+/// Checks that [`TELL`] tells the same of two trees.
+///
+/// # Errors
+/// The first lines that differ.
+pub fn same(expected: &str, found: &str) -> Result<()> {
+    let (mut expected, mut found) = (expected.lines(), found.lines());
+    loop {
+        match (expected.next(), found.next()) {
+            (None, None) => return Ok(()),
+            (expected, found) => ensure!(expected == found, "expected {expected:?}, found {found:?}"),
+        }
+    }
+}

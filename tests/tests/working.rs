@@ -12,7 +12,7 @@ use twinshare_tests::{
     pair::{BOUND, PROJECT, Pair, pair},
     random::Random,
     wait,
-    work::{MAKE, TELL, WORK},
+    work::{self, MAKE, TELL, WORK},
 };
 
 /// A second copy of the workspace, in which the same is done.
@@ -31,13 +31,7 @@ fn project(host: &Host) -> Result<()> {
 }
 
 fn same(pair: &Pair<'_>) -> Result<()> {
-    let (wanted, found) = (shell(&pair.ada, PLAIN, TELL)?, shell(&pair.ben, &pair.clone, TELL)?);
-    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
-    let (wanted, found) = (lines(&wanted), lines(&found));
-    let missing: Vec<_> = wanted.iter().filter(|line| !found.contains(line)).collect();
-    let extra: Vec<_> = found.iter().filter(|line| !wanted.contains(line)).collect();
-    ensure!(missing.is_empty() && extra.is_empty(), "missing {missing:?}, extra {extra:?}");
-    Ok(())
+    work::same(&shell(&pair.ada, PLAIN, TELL)?, &shell(&pair.ben, &pair.clone, TELL)?)
 }
 
 /// Kills the clone's process, and waits until another serves it.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use twinshare_tests::work::{MAKE, TELL, WORK};
+use twinshare_tests::work::{self, MAKE, TELL, WORK};
 
 use super::served::{Place, Who, is_root};
 
@@ -152,7 +152,7 @@ fn check_attributes(who: Who) -> Result<()> {
 }
 
 fn same(place: &Place, plain: &Path, at: &Path) -> Result<()> {
-    lines_agree(&shell(place, plain, TELL)?, &shell(place, at, TELL)?)
+    work::same(&shell(place, plain, TELL)?, &shell(place, at, TELL)?)
 }
 
 fn lines_agree(expected: &str, found: &str) -> Result<()> {
