@@ -20,6 +20,7 @@ mod problem;
 pub mod replica_control;
 mod replicas;
 mod request;
+mod resolve;
 mod routes;
 mod runs;
 pub mod server;

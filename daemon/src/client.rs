@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 
 use crate::api::wire::{
     AddPeer, Check, CloneRequest, CreateWorkspace, CreatedWorkspace, Health, List, MountRequest, NodeStatus,
-    Operation, Peer, RemoteWorkspaces, Replica, RunRequest, Share, ShareRequest, Version, Why, Workspace,
-    WorkspaceDetails,
+    Operation, Peer, RemoteWorkspaces, Replica, ResolveRequest, Resolved, RunRequest, Share, ShareRequest,
+    Version, Why, Workspace, WorkspaceDetails,
 };
 use crate::runtime::Plan;
 use connection::Call;
@@ -183,6 +183,12 @@ impl Client {
     /// What is known of an absolute path in a workspace, mount or clone.
     pub async fn why(&self, path: &str) -> Result<Why> {
         self.read(&query("/why", &[("path", Some(path))])).await
+    }
+
+    /// Decides which version is kept of a file that changed both in a clone and at its peer; without a decision, tells what
+    /// would be decided about.
+    pub async fn resolve(&self, request: &ResolveRequest) -> Result<Resolved> {
+        self.send(Method::POST, "/resolve", request).await
     }
 
     /// How to run a command in a workspace; the caller then does it.

@@ -19,7 +19,7 @@ use twinshare_transport::client::Remote;
 use twinshare_transport::identity::PeerId;
 
 use crate::api::replica_control::{BoxFuture, ReplicaControl, ReplicaError, ReplicaSpec};
-use crate::api::wire::{Replica, ReplicaKind, ReplicaRoot, WhyFound};
+use crate::api::wire::{Keep, Replica, ReplicaKind, ReplicaRoot, WhyFound};
 use crate::home::Home;
 use crate::operation::Task;
 
@@ -219,6 +219,22 @@ impl ReplicaControl for Replicas {
         })
     }
 
+    fn resolve<'a>(
+        &'a self,
+        id: &'a str,
+        path: &'a str,
+        keep: Option<Keep>,
+    ) -> BoxFuture<'a, Result<Option<u64>, ReplicaError>> {
+        Box::pin(async move {
+            let spec = self.find(id)?.spec;
+            let request = Request::Resolve { id: id.to_owned(), path: path.to_owned(), keep };
+            self.supervisor.resolve(&spec, &request).await.map_err(|failure| match failure {
+                Failure::NothingToDecide(why) => ReplicaError::NothingToDecide { path: path.to_owned(), why },
+                failure => from_failure(failure, &spec),
+            })
+        })
+    }
+
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ReplicaError>> {
         Box::pin(async move {
             let this = self.this.upgrade().ok_or_else(|| failed("the node is stopping".into()))?;
@@ -264,7 +280,7 @@ fn from_failure(failure: Failure, spec: &Spec) -> ReplicaError {
         Failure::Unreachable(why) => ReplicaError::Unreachable(why),
         Failure::Refused(why) => ReplicaError::Refused(why),
         Failure::Unsupported(what) => ReplicaError::Unsupported(what),
-        Failure::Leaving | Failure::Settled => failed(failure.to_string()),
+        Failure::Leaving | Failure::Settled | Failure::NothingToDecide(_) => failed(failure.to_string()),
         Failure::Other(what) => failed(what),
     }
 }

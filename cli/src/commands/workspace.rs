@@ -4,6 +4,7 @@ mod clone;
 mod create;
 mod edits;
 mod list;
+mod resolve;
 mod rm;
 mod settle;
 mod share;
@@ -37,6 +38,7 @@ enum Command {
     Status(status::Status),
     Wait(wait::Wait),
     Settle(settle::Settle),
+    Resolve(resolve::Resolve),
 }
 
 impl Workspace {
@@ -52,6 +54,7 @@ impl Workspace {
             Command::Status(command) => command.run(),
             Command::Wait(command) => command.run(),
             Command::Settle(command) => command.run(),
+            Command::Resolve(command) => command.run(),
         }
     }
 }

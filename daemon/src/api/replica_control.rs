@@ -11,7 +11,7 @@ use std::pin::Pin;
 use twinshare_transport::client::CallError;
 use twinshare_transport::identity::PeerId;
 
-use crate::api::wire::{Replica, ReplicaKind, WhyFound};
+use crate::api::wire::{Keep, Replica, ReplicaKind, WhyFound};
 use crate::config::WhenGone;
 use crate::operation::Task;
 
@@ -72,6 +72,15 @@ pub trait ReplicaControl: fmt::Debug + Send + Sync + 'static {
         path: &'a str,
     ) -> BoxFuture<'a, Result<Option<WhyFound>, ReplicaError>>;
 
+    /// Decides which version is kept of the file at `path` below a clone's workspace, or only tells how many bytes of it
+    /// never came; `None` where there is no such file.
+    fn resolve<'a>(
+        &'a self,
+        id: &'a str,
+        path: &'a str,
+        keep: Option<Keep>,
+    ) -> BoxFuture<'a, Result<Option<u64>, ReplicaError>>;
+
     /// Unmounts plainly, never lazily, and forgets the replica. What was fetched for a view or an unfinished clone goes
     /// with it, and a directory that was made for it, if nothing else is in it. A settled clone's directory stays.
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ReplicaError>>;
@@ -109,6 +118,14 @@ pub enum ReplicaError {
         /// The mount point.
         directory: PathBuf,
         /// How much is here, and what is in the way.
+        why: String,
+    },
+    /// Nothing can be decided about a file.
+    #[error("{path}: {why}")]
+    NothingToDecide {
+        /// The file, below its workspace.
+        path: String,
+        /// Why.
         why: String,
     },
     /// The peer was asked, and did not answer as it should.

@@ -12,7 +12,8 @@ use super::error::ApiError;
 use super::request::{self, RequestIds};
 use super::wire::BASE_PATH;
 use super::{
-    BODY_BYTES_MAX, clones, doctor, mounts, node, openapi, operations, peers, runs, shares, why, workspaces,
+    BODY_BYTES_MAX, clones, doctor, mounts, node, openapi, operations, peers, resolve, runs, shares, why,
+    workspaces,
 };
 use crate::node::Node;
 
@@ -49,6 +50,7 @@ pub(super) fn table() -> Vec<Route> {
         get("/clones/{id}", clones::show),
         delete("/clones/{id}", clones::remove),
         post("/clones/{id}/settle", clones::settle),
+        post("/resolve", resolve::decide),
         get("/why", why::tell),
         post("/runs", runs::plan),
         get("/operations", operations::list),

@@ -9,6 +9,7 @@
 //! - What is not known is absent, never an empty string or zero.
 //! - Errors are problem details ([`Problem`]) with a stable `code`.
 
+mod changed;
 mod doctor;
 mod node;
 mod operation;
@@ -25,6 +26,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use changed::{Keep, ReplicaChanged, ReplicaChangedFile, ReplicaChangedFiles, ResolveRequest, Resolved};
 pub use doctor::{Check, CheckState};
 pub use node::{DiscoveryInterface, Health, InterfaceState, Mode, NodeStatus, Version};
 pub use operation::{Operation, OperationKind, OperationResult, OperationState, Progress, ProgressUnit};

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use super::Node;
 use super::local::Place;
 use crate::api::ApiError;
-use crate::api::wire::{Replica, ReplicaKind, ReplicaState, Why, WhyFound, WhyPlace};
+use crate::api::replica_control::ReplicaError;
+use crate::api::wire::{Keep, Replica, ReplicaKind, ReplicaState, Resolved, Why, WhyFound, WhyPlace};
 
 /// A root of a workspace, and what of a path lies below it.
 struct Within {
@@ -83,6 +84,36 @@ impl Node {
             origin,
             found,
         })
+    }
+
+    /// Decides which version is kept of a file in a clone, or only tells what would be decided about.
+    pub(crate) async fn resolve_changed(
+        &self,
+        path: &Path,
+        keep: Option<Keep>,
+    ) -> Result<Resolved, ApiError> {
+        let text = path.to_string_lossy().into_owned();
+        let within = innermost(path, self.places().await?);
+        let Within { place, root, below } = within.ok_or_else(|| ApiError::NotInWorkspace(text.clone()))?;
+        let nothing = |path: String| {
+            let why = "only files of a clone that has not settled can be decided about".to_owned();
+            ApiError::from(ReplicaError::NothingToDecide { path, why })
+        };
+        let replica = match place {
+            Place::Replica(replica) if replica.kind == ReplicaKind::Clone && root == 0 => replica,
+            Place::Replica(_) | Place::Own(_) => return Err(nothing(text)),
+        };
+        match replica.state {
+            ReplicaState::Mounted => {}
+            ReplicaState::Settled | ReplicaState::Settling => return Err(nothing(text)),
+            ReplicaState::Starting | ReplicaState::Stopped | ReplicaState::Failed => {
+                let Replica { kind, directory, detail, .. } = *replica;
+                return Err(ApiError::NotServed { kind, directory, detail });
+            }
+        }
+        let missing = self.replicas.resolve(&replica.id, &below.to_string_lossy(), keep).await?;
+        let bytes_missing = missing.ok_or_else(|| ApiError::NoSuchFile(text.clone()))?;
+        Ok(Resolved { path: text, keep, bytes_missing })
     }
 
     /// Something ordinary must lie there.

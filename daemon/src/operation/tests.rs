@@ -20,6 +20,7 @@ fn replica() -> Replica {
         roots: vec![],
         progress: None,
         left_out: None,
+        changed: None,
         reading: Vec::new(),
         settling: None,
         receipt: None,

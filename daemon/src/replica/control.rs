@@ -19,7 +19,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use twinshare_transport::identity::PeerId;
 
 use super::spec::Spec;
-use crate::api::wire::{Reading, ReplicaLeftOut, ReplicaProgress, ReplicaSettling, WhyFound};
+use crate::api::wire::{
+    Keep, Reading, ReplicaChanged, ReplicaLeftOut, ReplicaProgress, ReplicaSettling, WhyFound,
+};
 use crate::home::{Home, socket};
 
 /// Name of the socket in the process's state directory.
@@ -29,8 +31,8 @@ pub const SOCKET: &str = "control.sock";
 pub const PROTOCOL: u32 = 1;
 
 /// Bytes of one document at most; a longer one ends the connection. What a peer has a say in is bounded for each of
-/// [`REPLICAS_MAX`](super::REPLICAS_MAX) replicas: 4 KiB, which JSON may write as six times as much.
-const LINE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// [`REPLICAS_MAX`](super::REPLICAS_MAX) replicas: 6 KiB, which JSON may write as six times as much.
+const LINE_BYTES_MAX: u64 = 12 * 1024 * 1024;
 
 /// How long the node waits for an answer that a process has at hand.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -76,6 +78,15 @@ pub enum Request {
         /// Where below it.
         path: String,
     },
+    /// Decide about one file that changed both here and at the peer.
+    Resolve {
+        /// Of which clone.
+        id: String,
+        /// Where below its workspace.
+        path: String,
+        /// Which version is kept; without it, tell only.
+        keep: Option<Keep>,
+    },
 }
 
 /// What the process answers.
@@ -93,6 +104,8 @@ pub enum Answer {
     Status(Vec<Report>),
     /// About one file or directory; nothing where there is none.
     Account(Option<Box<WhyFound>>),
+    /// Bytes of one file that never came; nothing where there is none.
+    Resolved(Option<u64>),
     /// Not done, and why.
     Failed(Failure),
 }
@@ -110,6 +123,9 @@ pub struct Report {
     /// How a clone comes to its end.
     #[serde(default)]
     pub settling: Option<ReplicaSettling>,
+    /// Files that changed at the peer.
+    #[serde(default)]
+    pub changed: Option<ReplicaChanged>,
     /// Who waits for content.
     #[serde(default)]
     pub reading: Vec<Reading>,
@@ -131,6 +147,9 @@ pub enum Failure {
     /// Not everything of it is here.
     #[error("not complete: {0}")]
     Incomplete(String),
+    /// About a file.
+    #[error("{0}")]
+    NothingToDecide(String),
     /// It is an ordinary directory: there is nothing to serve.
     #[error("it has settled")]
     Settled,

@@ -23,7 +23,7 @@ use super::remotes::Remotes;
 use super::roster::Roster;
 use super::served::Served;
 use super::spec::Spec;
-use crate::api::wire::WhyFound;
+use crate::api::wire::{Keep, WhyFound};
 use crate::config::Config;
 use crate::home::{Home, socket};
 use crate::log::{self, LogError};
@@ -212,6 +212,10 @@ impl Host {
                 let told = self.account(&id, root, path).await;
                 return told.map_or_else(Answer::Failed, |found| Answer::Account(found.map(Box::new)));
             }
+            Request::Resolve { id, path, keep } => {
+                let resolved = self.resolve(&id, path, keep).await;
+                return resolved.map_or_else(Answer::Failed, Answer::Resolved);
+            }
             Request::Attach(spec) => self.attach(*spec).await,
             Request::Detach { id } => self.detach(&id).await,
             Request::Settle { id } => self.settle(&id).await,
@@ -253,6 +257,10 @@ impl Host {
 
     async fn account(&self, id: &str, root: u32, path: String) -> Result<Option<WhyFound>, Failure> {
         self.roster.find(id)?.account(root, path).await
+    }
+
+    async fn resolve(&self, id: &str, path: String, keep: Option<Keep>) -> Result<Option<u64>, Failure> {
+        self.roster.find(id)?.resolve(path, keep).await
     }
 
     async fn detach_all(self: Arc<Self>) {

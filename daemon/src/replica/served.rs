@@ -30,6 +30,7 @@ use crate::chain::chain;
 use crate::home::Home;
 
 mod account;
+mod changed;
 mod settle;
 
 use settle::Settling;
@@ -148,6 +149,7 @@ impl Served {
             left_out: self.left_out().clone(),
             settling: self.settling(&status),
             reading: self.reading(),
+            changed: changed::changed(&status.changed),
             progress: progress(&status, self.settling.pace(&status), self.replica.is_changed(), availability),
         }
     }

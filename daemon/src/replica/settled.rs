@@ -12,7 +12,7 @@ use twinshare_fs::replica::{Receipt, SettleError, settle};
 use super::control::Failure;
 use super::relocated::{Edited, relocate};
 use super::spec::{self, Spec};
-use crate::api::wire::UnixTime;
+use crate::api::wire::{ReplicaChanged, UnixTime};
 use crate::chain::chain;
 use crate::home::Home;
 
@@ -21,6 +21,22 @@ const FILE: &str = "settled.json";
 
 /// Name of the directory beside it with what is kept of the clone: its manifest, its digests and its companions.
 const KEPT: &str = "kept";
+
+/// Name of the file beside it that tells what became of files that changed at the peer.
+const CHANGED_FILE: &str = "changed.json";
+
+/// Keeps, durably, what became of files that changed at the peer.
+pub(super) fn save_changed(directory: &Path, changed: &ReplicaChanged) -> io::Result<()> {
+    spec::write(directory, CHANGED_FILE, changed)
+}
+
+/// What became of them; nothing where none did.
+pub(super) fn load_changed(directory: &Path) -> io::Result<Option<ReplicaChanged>> {
+    match spec::read(&directory.join(CHANGED_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
+}
 
 /// A clone on its way to an ordinary directory, or there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,7 +23,7 @@ impl Replicas {
         }
         let known = self.find(id)?;
         let shown = self.document(&known, &reports);
-        Ok(self.with_edits(shown, known.roots).await)
+        Ok(self.with_changed(self.with_edits(shown, known.roots).await).await)
     }
 
     /// The same with all that was edited in it.
@@ -37,6 +37,20 @@ impl Replicas {
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(replica = shown.id, %error, "what was edited in it cannot be told");
+            }
+        }
+        shown
+    }
+
+    /// The same with what became of files that changed at the peer before it settled.
+    async fn with_changed(&self, mut shown: Replica) -> Replica {
+        if shown.state == ReplicaState::Settled {
+            let state = self.home.replica(&shown.id);
+            match blocking(move || settled::load_changed(&state)).await {
+                Ok(changed) => shown.changed = changed,
+                Err(error) => {
+                    tracing::warn!(replica = shown.id, %error, "what changed at the peer cannot be told");
+                }
             }
         }
         shown
@@ -132,6 +146,7 @@ impl Replicas {
             progress: report.map(|report| report.progress.clone()),
             was_there: false,
             left_out: report.and_then(|report| report.left_out.clone()),
+            changed: report.and_then(|report| report.changed.clone()),
             reading: report.map(|report| report.reading.clone()).unwrap_or_default(),
             settling: report.and_then(|report| report.settling.clone()),
             receipt: settled.as_ref().map(receipt),

@@ -135,9 +135,14 @@ impl Supervisor {
         match control::ask(&self.home, process, &Request::Status, ANSWER_WITHIN).await {
             Ok(Answer::Status(reports)) => Reports::Told(reports),
             Err(error) if is_absent(&error) => Reports::Absent,
-            Ok(Answer::Hello { .. } | Answer::Done | Answer::Failed(_) | Answer::Account(_)) | Err(_) => {
-                Reports::Silent
-            }
+            Ok(
+                Answer::Hello { .. }
+                | Answer::Done
+                | Answer::Failed(_)
+                | Answer::Account(_)
+                | Answer::Resolved(_),
+            )
+            | Err(_) => Reports::Silent,
         }
     }
 
@@ -147,7 +152,20 @@ impl Supervisor {
         match control::ask(&self.home, &spec.process, request, ANSWER_WITHIN).await {
             Ok(Answer::Account(found)) => Ok(found.map(|found| *found)),
             Ok(Answer::Failed(failure)) => Err(failure),
-            Ok(Answer::Status(_) | Answer::Hello { .. } | Answer::Done) => {
+            Ok(Answer::Status(_) | Answer::Hello { .. } | Answer::Done | Answer::Resolved(_)) => {
+                other("answered something else".into())
+            }
+            Err(error) => other(format!("does not answer: {error}")),
+        }
+    }
+
+    /// Has a process decide about one file.
+    pub(super) async fn resolve(&self, spec: &Spec, request: &Request) -> Result<Option<u64>, Failure> {
+        let other = |what: String| Err(Failure::Other(format!("the replica process {what}")));
+        match control::ask(&self.home, &spec.process, request, ANSWER_WITHIN).await {
+            Ok(Answer::Resolved(missing)) => Ok(missing),
+            Ok(Answer::Failed(failure)) => Err(failure),
+            Ok(Answer::Status(_) | Answer::Account(_) | Answer::Hello { .. } | Answer::Done) => {
                 other("answered something else".into())
             }
             Err(error) => other(format!("does not answer: {error}")),
@@ -261,7 +279,7 @@ impl Supervisor {
         match line.ask(request, ATTACH_WITHIN).await? {
             Answer::Done => Ok(Ok(pid)),
             Answer::Failed(failure) => Ok(Err(failure)),
-            Answer::Status(_) | Answer::Hello { .. } | Answer::Account(_) => {
+            Answer::Status(_) | Answer::Hello { .. } | Answer::Account(_) | Answer::Resolved(_) => {
                 Err(io::ErrorKind::InvalidData.into())
             }
         }
@@ -274,7 +292,7 @@ impl Supervisor {
             Ok(Answer::Done) => Some(Ok(())),
             Ok(Answer::Failed(Failure::NoSuchReplica)) => None,
             Ok(Answer::Failed(failure)) => Some(Err(failure)),
-            Ok(Answer::Status(_) | Answer::Hello { .. } | Answer::Account(_)) => {
+            Ok(Answer::Status(_) | Answer::Hello { .. } | Answer::Account(_) | Answer::Resolved(_)) => {
                 Some(Err(Failure::Other("the replica process answered something else".into())))
             }
             Err(error) if is_absent(&error) => None,
@@ -303,7 +321,7 @@ impl Supervisor {
             Ok(Answer::Done | Answer::Failed(Failure::NoSuchReplica)) => Ok(Stopped::Over),
             Ok(Answer::Failed(Failure::Leaving)) => Ok(Stopped::Leaving),
             Ok(Answer::Failed(failure)) => Err(failure),
-            Ok(Answer::Status(_) | Answer::Hello { .. } | Answer::Account(_)) => {
+            Ok(Answer::Status(_) | Answer::Hello { .. } | Answer::Account(_) | Answer::Resolved(_)) => {
                 Err(Failure::Other("the replica process answered something else".into()))
             }
             Err(error) if is_absent(&error) => Ok(Stopped::Over),

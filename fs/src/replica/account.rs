@@ -168,6 +168,19 @@ impl Replica {
         }
     }
 
+    /// The file at `path` below the first root.
+    pub(super) fn file_at(&self, path: &[u8]) -> Result<InodeKey, AccountError> {
+        let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        let place = match self.names() {
+            Some(tree) => changed_place(tree, names)?,
+            None => self.place(0, names)?,
+        };
+        match place {
+            Place::File(key) => Ok(key),
+            Place::Directory(_) | Place::Symlink => Err(AccountError::NoSuchFile),
+        }
+    }
+
     fn place<'n>(&self, root: u32, names: impl Iterator<Item = &'n [u8]>) -> Result<Place, AccountError> {
         let manifest = self.manifest();
         let root = manifest.roots().find(|index| index.0 == root);

@@ -37,7 +37,7 @@ mod swap;
 use fetch::{Fetched, Unfetched};
 pub use listed::Became;
 use listed::{Alike, Listed};
-pub use resolve::{Mine, ResolveError};
+pub use resolve::{Decision, ResolveError};
 use swap::{Standing, Swapped, Whose};
 
 /// Files taken anew at once.
@@ -161,8 +161,9 @@ impl Anew {
     /// Files that are to be taken anew, as far as is known.
     fn undecided(&self) -> Alike {
         let mut alike = Alike::default();
-        let is_open = |file: &&EntryIndex| !self.listed.of(**file).is_some_and(Became::is_open);
-        for file in lock(&self.waiting).keys().filter(is_open) {
+        let is_told = |became: Became| became.is_open() && became != Became::Decided;
+        let is_undecided = |file: &&EntryIndex| !self.listed.of(**file).is_some_and(is_told);
+        for file in lock(&self.waiting).keys().filter(is_undecided) {
             alike.total += 1;
             if alike.some.len() < super::status::LISTED_MAX {
                 alike.some.push((*file, 0));
@@ -237,11 +238,17 @@ async fn take_all(engine: &Arc<Engine>, names: &Arc<Names>, under_way: &mut Join
 /// Takes a file anew, if it may be.
 async fn take(engine: &Arc<Engine>, names: &Arc<Names>, file: EntryIndex) -> Outcome {
     let Some(inode) = engine.inode(file.into()) else { return Outcome::NotMissing };
+    let is_decided = engine.anew.listed.of(file) == Some(Became::Decided);
+    let prepare = move |engine: &Arc<Engine>, names: &Names, inode: &Arc<Inode>| {
+        prepare(engine, names, inode, is_decided)
+    };
     let prepared = blocking(engine, names, &inode, prepare).await;
-    let whose;
+    let mut whose = Whose::Anyones;
     let mut spots = match prepared {
         Ok(Prepared::Spots(spots, verified)) => {
-            whose = Whose::Untouched(verified);
+            if !is_decided {
+                whose = Whose::Untouched(verified);
+            }
             spots
         }
         Ok(Prepared::Not(standing)) => return not(standing),
@@ -278,8 +285,14 @@ enum Prepared {
     OtherNames,
 }
 
-fn prepare(engine: &Arc<Engine>, names: &Names, inode: &Arc<Inode>) -> Result<Prepared, Errno> {
+fn prepare(
+    engine: &Arc<Engine>,
+    names: &Names,
+    inode: &Arc<Inode>,
+    is_decided: bool,
+) -> Result<Prepared, Errno> {
     match engine.standing_of(names, inode)? {
+        Standing::Changed | Standing::Moved(_) if is_decided => spots(names, inode, None),
         Standing::Untouched => spots(names, inode, None),
         Standing::Moved(at) if engine.has_its_digests(inode)? => spots(names, inode, Some(at)),
         Standing::Moved(_) => Ok(Prepared::Not(Standing::Changed)),
@@ -373,6 +386,8 @@ impl Engine {
                     Instant::now() + PAUSE_MAX.min(PAUSE_MIN * (1 << waiting.attempts.min(6)));
                 waiting.attempts += 1;
                 match outcome {
+                    // What somebody decided stays decided.
+                    _ if self.anew.listed.of(file) == Some(Became::Decided) => None,
                     Outcome::NotNow(became @ (Became::Conflict | Became::AnotherKind)) => Some(Some(became)),
                     Outcome::NotNow(became) if waiting.attempts >= TRIES => Some(Some(became)),
                     _ => None,

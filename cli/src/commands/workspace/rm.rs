@@ -162,6 +162,7 @@ mod tests {
             roots: ["/w"].iter().chain(companions).map(root).collect(),
             progress: None,
             left_out: None,
+            changed: None,
             reading: Vec::new(),
             settling: None,
             receipt: Some(ReplicaReceipt {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use twinshare_daemon::api::wire::{
-    Availability, Program, Reading, Replica, ReplicaProgress, ReplicaReceipt, ReplicaSettling, ReplicaState,
-    SettlingStage,
+    Availability, Program, Reading, Replica, ReplicaChanged, ReplicaChangedFiles, ReplicaProgress,
+    ReplicaReceipt, ReplicaSettling, ReplicaState, SettlingStage,
 };
 
 use super::edits::{self, with_edits};
@@ -59,6 +59,7 @@ fn people(replica: &Replica) -> Result<()> {
     line(format!("{:<15}{}", kind(replica.kind), shown(&full_name(replica))))?;
     line(format!("directory      {}", shown(&replica.directory)))?;
     line(format!("state          {}", in_words(replica)))?;
+    replica.changed.iter().flat_map(changed).try_for_each(line)?;
     let Some(progress) = &replica.progress else { return Ok(()) };
     line(format!("here           {}", here(replica, progress)))?;
     let peer = match progress.availability {
@@ -74,6 +75,36 @@ fn people(replica: &Replica) -> Result<()> {
         )),
         None => Ok(()),
     }
+}
+
+/// Files that changed at the peer, a line for each thing that became of some.
+fn changed(changed: &ReplicaChanged) -> Vec<String> {
+    let ReplicaChanged { waiting, taken_anew, removed, conflicts, unsettled, kept } = changed;
+    let rows = [
+        ("conflict", conflicts, "changed both here and at the peer; `twinshare workspace resolve` decides"),
+        ("unsettled", unsettled, "changed at the peer, and no version of it can be had now"),
+        ("waiting", waiting, "changed at the peer; the new version is on its way"),
+        ("taken anew", taken_anew, "changed at the peer; the new version is here"),
+        ("removed", removed, "gone at the peer, and here"),
+        ("kept", kept, "changed at the peer, and kept as it is here"),
+    ];
+    let mut lines = Vec::new();
+    for (head, list, what) in rows {
+        let ReplicaChangedFiles { total, first } = list;
+        if *total == 0 {
+            continue;
+        }
+        lines.push(format!("{head:<15}{}: {what}", count(*total, "file")));
+        for file in first {
+            let reason =
+                file.reason.as_ref().map(|reason| format!(" ({})", shown(reason))).unwrap_or_default();
+            lines.push(format!("{:<15}  {}{reason}", "", shown(&file.path)));
+        }
+        if *total > first.len() as u64 {
+            lines.push(format!("{:<15}  and {} more", "", *total - first.len() as u64));
+        }
+    }
+    lines
 }
 
 /// A read that waits: `data/model.bin (python3, pid 4711), waiting 1.2 s`.
@@ -141,6 +172,8 @@ fn here(replica: &Replica, progress: &ReplicaProgress) -> String {
 
 #[cfg(test)]
 mod tests {
+    use twinshare_daemon::api::wire::ReplicaChangedFile;
+
     use super::*;
 
     #[test]
@@ -151,6 +184,32 @@ mod tests {
         assert_eq!(said, "reading now    data/model.bin (python3, pid 4711), waiting 1.2 s");
         let said = reading(&read("/kept/1/bin\u{1b}", None), "/m/demo");
         assert_eq!(said, "reading now    /kept/1/bin\\u{1b} (who cannot be seen from here), waiting 1.2 s");
+    }
+
+    #[test]
+    fn what_became_of_changed_files_is_said() {
+        let file = |path: &str, reason: Option<&str>| ReplicaChangedFile {
+            path: path.into(),
+            reason: reason.map(str::to_owned),
+            at: None,
+        };
+        let list = |total, first: Vec<ReplicaChangedFile>| ReplicaChangedFiles { total, first };
+        let told = ReplicaChanged {
+            conflicts: list(1, vec![file("a\u{1b}", None)]),
+            unsettled: list(3, vec![file("b", Some("it keeps changing"))]),
+            ..ReplicaChanged::default()
+        };
+        assert_eq!(
+            changed(&told),
+            [
+                "conflict       1 file: changed both here and at the peer; `twinshare workspace resolve` decides",
+                "                 a\\u{1b}",
+                "unsettled      3 files: changed at the peer, and no version of it can be had now",
+                "                 b (it keeps changing)",
+                "                 and 2 more",
+            ]
+        );
+        assert_eq!(changed(&ReplicaChanged::default()), [""; 0]);
     }
 
     #[test]

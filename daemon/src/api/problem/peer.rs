@@ -28,6 +28,12 @@ pub(super) fn replica_kind(error: &ReplicaError) -> Kind {
             "Not everything is here",
             "`twinshare workspace wait` returns when it is",
         ),
+        ReplicaError::NothingToDecide { .. } => kind(
+            StatusCode::CONFLICT,
+            "nothing_to_decide",
+            "Nothing is to be decided",
+            "`twinshare workspace status` names the files about which something is",
+        ),
         ReplicaError::Call(error) => call_kind(error),
         ReplicaError::Unreachable(_) => peer_unreachable(),
         ReplicaError::Refused(_) => peer_refused(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{PeerRef, Reading, ReplicaRelocation, UnixTime};
+use super::{PeerRef, Reading, ReplicaChanged, ReplicaRelocation, UnixTime};
 
 /// Mounts a peer's workspace as a read-only view.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -91,6 +91,9 @@ pub struct Replica {
     /// not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_out: Option<ReplicaLeftOut>,
+    /// Files that changed at the peer before they were here, and what became of them; absent where none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<ReplicaChanged>,
     /// Who waits for content that is not here, the longest wait first; eight at most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reading: Vec<Reading>,

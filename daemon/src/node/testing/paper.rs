@@ -12,7 +12,7 @@ use twinshare_transport::identity::Identity;
 use twinshare_transport::protocol::Hello;
 
 use crate::api::replica_control::{BoxFuture, ReplicaControl, ReplicaError, ReplicaSpec};
-use crate::api::wire::{PeerRef, ProgressUnit, Replica, ReplicaKind, ReplicaState, UnixTime, WhyFound};
+use crate::api::wire::{Keep, PeerRef, ProgressUnit, Replica, ReplicaKind, ReplicaState, UnixTime, WhyFound};
 use crate::config::Config;
 use crate::discovery::Seen;
 use crate::home::Home;
@@ -39,6 +39,7 @@ pub(crate) fn replica(id: &str, kind: ReplicaKind) -> Replica {
         roots: Vec::new(),
         progress: None,
         left_out: None,
+        changed: None,
         reading: Vec::new(),
         settling: None,
         receipt: None,
@@ -122,6 +123,17 @@ impl ReplicaControl for PaperReplicas {
         path: &'a str,
     ) -> BoxFuture<'a, Result<Option<WhyFound>, ReplicaError>> {
         let found = self.find(id).map(|_| (path != "none").then_some(WhyFound::Symlink));
+        Box::pin(async { found })
+    }
+
+    /// Seven bytes are missing wherever it is asked, but for `none`.
+    fn resolve<'a>(
+        &'a self,
+        id: &'a str,
+        path: &'a str,
+        _keep: Option<Keep>,
+    ) -> BoxFuture<'a, Result<Option<u64>, ReplicaError>> {
+        let found = self.find(id).map(|_| (path != "none").then_some(7));
         Box::pin(async { found })
     }
 

@@ -15,11 +15,12 @@ use twinshare_fs::replica::status::OriginStatus;
 use twinshare_fs::replica::status::{ChangedFiles, ChangedList};
 use twinshare_fs::replica::{FinishError, Receipt, ReplicaStatus};
 
+use super::changed::changed;
 use super::{Failure, Served, blocking};
 use crate::api::wire::{ReplicaKind, ReplicaSettling, SettlingStage};
 use crate::chain::chain;
 use crate::replica::pace::Pace;
-use crate::replica::settled::{self, Settled};
+use crate::replica::settled::{self, Settled, save_changed};
 
 /// Between two looks at how much has come.
 const PACE_EVERY: Duration = Duration::from_secs(1);
@@ -243,6 +244,9 @@ impl Served {
         let (replica, state) = (self.replica.clone(), self.home.replica(&self.spec.id));
         blocking(move || {
             let unmarked = |error| Failure::Other(format!("that it settles cannot be noted: {error}"));
+            if let Some(changed) = changed(&replica.status().changed) {
+                save_changed(&state, &changed).map_err(unmarked)?;
+            }
             Settled::begun(receipt).save(&state).map_err(unmarked)?;
             replica.move_up().map_err(|error| Failure::Other(chain(&error)))
         })

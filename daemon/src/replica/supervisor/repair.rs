@@ -177,6 +177,7 @@ fn pause_max(failure: &Failure) -> Duration {
         | Failure::Unreachable(_)
         | Failure::Refused(_)
         | Failure::Unsupported(_)
+        | Failure::NothingToDecide(_)
         | Failure::Other(_) => RETRY_MAX,
     }
 }

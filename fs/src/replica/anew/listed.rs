@@ -41,19 +41,23 @@ pub enum Became {
     Unreadable,
     /// Somebody decided that what is here is kept; what never came is zeros.
     Kept,
+    /// Somebody decided that the origin's version is to take its place, which it does as soon as it is here.
+    Decided,
 }
 
 impl Became {
     /// True for what cannot stay so.
     pub(super) fn is_open(self) -> bool {
         match self {
-            Self::Conflict | Self::KeepsChanging | Self::AnotherKind | Self::Unreadable => true,
+            Self::Conflict | Self::KeepsChanging | Self::AnotherKind | Self::Unreadable | Self::Decided => {
+                true
+            }
             Self::TakenAnew | Self::Removed | Self::Kept => false,
         }
     }
 }
 
-const ALL: [Became; 7] = [
+const ALL: [Became; 8] = [
     Became::TakenAnew,
     Became::Removed,
     Became::Conflict,
@@ -61,6 +65,7 @@ const ALL: [Became; 7] = [
     Became::AnotherKind,
     Became::Unreadable,
     Became::Kept,
+    Became::Decided,
 ];
 
 /// The number of news that takes what was said before back.
@@ -195,11 +200,11 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         for _ in 0..2 {
             let list = Listed::open(&path, 100).unwrap();
-            let expected = [0, 1, 2, 0, 9, 5, 6].map(|at| ALL.get(at).copied());
-            assert_eq!([0, 1, 2, 3, 4, 5, 6].map(|at| list.of(EntryIndex(at))), expected);
+            let expected = [0, 1, 2, 0, 9, 5, 6, 7].map(|at| ALL.get(at).copied());
+            assert_eq!([0, 1, 2, 3, 4, 5, 6, 7].map(|at| list.of(EntryIndex(at))), expected);
             let taken = list.alike(|became| became == Became::TakenAnew);
             assert_eq!((taken.total, taken.some.len()), (2, 2));
-            assert_eq!(std::fs::metadata(&path).unwrap().len(), 6 * RECORD_BYTES as u64);
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), 7 * RECORD_BYTES as u64);
         }
     }
 

@@ -3,124 +3,92 @@
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use tokio::time::Instant;
 
 use super::super::engine::Engine;
+use super::super::finish::times;
 use super::super::inode::Inode;
 use super::super::key::InodeKey;
-use super::super::names::Successor;
 use super::super::store::StoreError;
-use super::super::{Replica, lock};
-use super::fetch::{self, Unfetched};
-use super::swap::{Standing, Swapped, Whose};
-use super::{Became, Prepared, blocking, put, spots};
+use super::super::{AccountError, Replica, lock};
+use super::{Became, Waiting, swap};
 use crate::digest::BlockIndex;
 use crate::manifest::EntryIndex;
 
-/// What keeping a file as it is here costs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mine {
-    /// Bytes that never came: they are, or would be, zeros.
-    pub zeros: u64,
+/// What somebody decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// What is here is kept. What is missing becomes zeros.
+    Mine,
+    /// The origin's version takes its place, and what was changed here is gone.
+    Theirs,
 }
 
 /// Why nothing was decided.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
+    /// Nothing lies there that has content.
+    #[error("there is no such file")]
+    NoSuchFile,
     /// The file did not change at the origin, or nothing is missing of it.
-    #[error("nothing is to be decided about it: it is all here")]
+    #[error("nothing is to be decided: it did not change at the origin, or all of it is here")]
     NothingToDecide,
-    /// Somebody has it open.
-    #[error("somebody has it open for writing: close it first")]
-    BeingWritten,
-    /// It has names that the origin does not know.
+    /// It has names that the origin does not know: a version of the origin's would not know where to go.
     #[error("it was given other names here: remove all but one, or keep what is here")]
     OtherNames,
-    /// No version of the origin's can be had.
-    #[error("the origin's version cannot be had now: {0}")]
-    NotHad(String),
-    /// The local disk failed.
-    #[error("the local disk failed: {0}")]
-    Disk(#[from] Errno),
+    /// The local disk failed, or not enough is known yet.
+    #[error("it cannot be looked at: {0}")]
+    Disk(Errno),
 }
 
 impl Replica {
-    /// What [`keep_mine`](Self::keep_mine) would do. Blocks.
-    pub fn mine(&self, file: InodeKey) -> Result<Mine, ResolveError> {
-        let inode = self.changed_inode(file)?;
-        self.engine.load(&inode).map_err(of_store)?;
+    /// Decides what becomes of the file at `path` below the clone's own root, which changed at the origin before all of it
+    /// was here; tells how many bytes of it never came. With [`Decision::Mine`] they become zeros; with
+    /// [`Decision::Theirs`] the new version is fetched in the background. Without a decision nothing happens. Blocks.
+    pub fn resolve(&self, path: &[u8], decision: Option<Decision>) -> Result<u64, ResolveError> {
+        let key = self.file_at(path).map_err(|error| match error {
+            AccountError::NoSuchFile => ResolveError::NoSuchFile,
+            AccountError::NotYet => ResolveError::Disk(Errno::AGAIN),
+            AccountError::Disk(errno) => ResolveError::Disk(errno),
+        })?;
+        let inode = self.changed_inode(key)?;
+        let engine = &self.engine;
+        engine.load(&inode).map_err(of_store)?;
         let _data = lock(&inode.data);
-        Ok(Mine { zeros: self.engine.zeros(&inode)? })
-    }
-
-    /// Keeps a file as it is here: what is missing of it becomes zeros, and it is an ordinary file. Blocks.
-    pub fn keep_mine(&self, file: InodeKey) -> Result<Mine, ResolveError> {
-        let inode = self.changed_inode(file)?;
-        self.engine.load(&inode).map_err(of_store)?;
-        let mine = {
-            let _data = lock(&inode.data);
-            let zeros = self.engine.zeros(&inode)?;
-            let state = inode.lock().state.ok_or(ResolveError::NothingToDecide)?;
-            let file = self.engine.file_for_writing(&inode).map_err(of_store)?;
-            // What claims to be complete must be on the disk.
-            rustix::fs::fdatasync(&*file)?;
-            rustix::fs::futimens(&*file, &super::super::finish::times(state.mtime))?;
-            self.engine.make_ordinary(&inode, &file, &state)?;
-            Mine { zeros }
-        };
-        self.engine.decided(inode.index, Became::Kept);
-        Ok(mine)
-    }
-
-    /// Takes the origin's version in place of a file, whatever was changed in it here.
-    pub async fn take_theirs(&self, file: InodeKey) -> Result<Became, ResolveError> {
-        let inode = self.changed_inode(file)?;
-        let (engine, names) = (&self.engine, self.names().ok_or(ResolveError::NothingToDecide)?);
-        let mut left = match blocking(engine, names, &inode, |engine, names, inode| {
-            match engine.standing_of(names, inode)? {
-                Standing::Untouched | Standing::Changed | Standing::Moved(_) => spots(names, inode, None),
-                other => Ok(Prepared::Not(other)),
+        let missing = engine.bytes_missing(&inode)?;
+        match decision {
+            None => {}
+            Some(Decision::Mine) => {
+                engine.keep_mine(&inode)?;
+                lock(&engine.anew.waiting).remove(&inode.index);
+                engine.note(inode.index, Some(Became::Kept));
+                engine.anew.tell_if_none_waits();
             }
-        })
-        .await?
-        {
-            Prepared::Spots(spots, _) => spots,
-            Prepared::OtherNames => return Err(ResolveError::OtherNames),
-            Prepared::Not(standing) => return Err(not(standing)),
-        };
-        let mut became = Became::TakenAnew;
-        while let Some(spot) = left.first() {
-            let fetched = fetch::fetch(engine, names, &inode, spot.entry).await.map_err(unfetched)?;
-            if matches!(fetched.successor, Successor::Nothing) {
-                became = Became::Removed;
-            }
-            let (of_this, others) = left.into_iter().partition(|spot| fetched.names.contains(&spot.entry));
-            left = others;
-            match put(engine, names, &inode, of_this, fetched, Whose::Anyones).await? {
-                Swapped::Done => {}
-                Swapped::Not(standing) => return Err(not(standing)),
+            Some(Decision::Theirs) => {
+                let names = self.names().ok_or(ResolveError::NothingToDecide)?;
+                if names.spots(inode.key).map_err(swap::errno)?.is_none() {
+                    return Err(ResolveError::OtherNames);
+                }
+                engine.note(inode.index, Some(Became::Decided));
+                engine.anew.hurry(inode.index);
             }
         }
-        engine.decided(inode.index, became);
-        Ok(became)
+        Ok(missing)
     }
 
-    fn changed_inode(&self, file: InodeKey) -> Result<Arc<Inode>, ResolveError> {
-        let key = self
-            .engine
-            .canonical(file)
-            .filter(|key| key.entry().is_some_and(|entry| self.has_changed(entry)));
+    fn changed_inode(&self, key: InodeKey) -> Result<Arc<Inode>, ResolveError> {
+        let has_changed = |entry: EntryIndex| {
+            let anew = &self.engine.anew;
+            lock(&anew.waiting).contains_key(&entry) || anew.listed.of(entry).is_some_and(Became::is_open)
+        };
+        let key = self.engine.canonical(key).filter(|key| key.entry().is_some_and(has_changed));
         key.and_then(|key| self.engine.inode(key)).ok_or(ResolveError::NothingToDecide)
-    }
-
-    fn has_changed(&self, entry: EntryIndex) -> bool {
-        let anew = &self.engine.anew;
-        lock(&anew.waiting).contains_key(&entry) || anew.listed.of(entry).is_some_and(Became::is_open)
     }
 }
 
 impl Engine {
     /// Bytes of a file that are missing and not known to be zeros. The inode's `data` is held.
-    fn zeros(&self, inode: &Inode) -> Result<u64, ResolveError> {
+    fn bytes_missing(&self, inode: &Inode) -> Result<u64, ResolveError> {
         let blocks = inode.lock();
         if blocks.state.is_none() || inode.first_missing(&blocks, 0, 1).is_none() {
             return Err(ResolveError::NothingToDecide);
@@ -130,19 +98,32 @@ impl Engine {
         Ok(missing.map(|block| BlockIndex(block).bytes_in(remote)).map(|range| range.end - range.start).sum())
     }
 
-    fn decided(&self, file: EntryIndex, became: Became) {
-        lock(&self.anew.waiting).remove(&file);
-        self.note(file, Some(became));
-        self.anew.tell_if_none_waits();
+    /// Makes an ordinary file of it as it is. The inode's `data` is held.
+    fn keep_mine(&self, inode: &Arc<Inode>) -> Result<(), ResolveError> {
+        let state = inode.lock().state.ok_or(ResolveError::NothingToDecide)?;
+        let file = self.file_for_writing(inode).map_err(of_store)?;
+        // What claims to be complete must be on the disk.
+        rustix::fs::fdatasync(&*file)?;
+        rustix::fs::futimens(&*file, &times(state.mtime))?;
+        Ok(self.make_ordinary(inode, &file, &state)?)
     }
 }
 
-fn not(standing: Standing) -> ResolveError {
-    match standing {
-        Standing::BeingWritten => ResolveError::BeingWritten,
-        Standing::NotMissing | Standing::Untouched | Standing::Moved(_) | Standing::Changed => {
-            ResolveError::NothingToDecide
-        }
+impl super::Anew {
+    /// It is the file's turn now.
+    fn hurry(&self, file: EntryIndex) {
+        let now = Waiting { attempts: 0, not_before: Instant::now(), under_way: false };
+        let mut waiting = lock(&self.waiting);
+        let of_file = waiting.entry(file).or_insert(now);
+        (of_file.attempts, of_file.not_before) = (0, now.not_before);
+        drop(waiting);
+        self.news.notify_one();
+    }
+}
+
+impl From<Errno> for ResolveError {
+    fn from(errno: Errno) -> Self {
+        Self::Disk(errno)
     }
 }
 
@@ -150,17 +131,5 @@ fn of_store(error: StoreError) -> ResolveError {
     match error {
         StoreError::Removed => ResolveError::NothingToDecide,
         error => ResolveError::Disk(error.errno()),
-    }
-}
-
-fn unfetched(error: Unfetched) -> ResolveError {
-    match error {
-        Unfetched::KeepsChanging => ResolveError::NotHad("it keeps changing".into()),
-        Unfetched::AnotherKind => {
-            ResolveError::NotHad("a directory or a special file is in its place".into())
-        }
-        Unfetched::Unreadable(why) | Unfetched::Invalid(why) => ResolveError::NotHad(why),
-        Unfetched::Origin(error) => ResolveError::NotHad(error.to_string()),
-        Unfetched::Disk(errno) => ResolveError::Disk(errno),
     }
 }

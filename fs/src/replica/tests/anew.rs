@@ -7,7 +7,7 @@ use super::scripted::Now;
 use super::status::{ChangedFiles, ChangedList};
 use super::*;
 use crate::origin::Version;
-use crate::replica::anew::{Became, Mine, ResolveError, Watch};
+use crate::replica::anew::{Became, Decision, ResolveError, Watch};
 use crate::replica::names::{Found, Rename};
 
 const ROOT: InodeKey = InodeKey::Entry(EntryIndex(0));
@@ -362,26 +362,36 @@ async fn a_conflict_is_resolved_as_somebody_decides() {
         bench.origin.changes("f", newer_of(&new, &["f"]));
         let bench = hydrating(bench).await;
         until("it is listed", || bench.changed().conflicts.total == 1).await;
-        let nothing = bench.replica.take_theirs(bench.tree.index("same").into()).await;
+        let resolve = |path: &str, decision| bench.replica.resolve(path.as_bytes(), decision);
+        let nothing = resolve("same", Some(Decision::Theirs));
         assert!(matches!(nothing, Err(ResolveError::NothingToDecide)), "{nothing:?}");
+        assert!(matches!(resolve("none", None), Err(ResolveError::NoSuchFile)));
+        assert_eq!(resolve("f", None).unwrap(), SIZE - BLOCK);
+        assert_eq!(bench.changed().conflicts.total, 1);
         if mine {
-            let zeros = Mine { zeros: SIZE - BLOCK };
-            assert_eq!(bench.replica.mine(key).unwrap(), zeros);
-            assert_eq!(bench.replica.keep_mine(key).unwrap(), zeros);
+            assert_eq!(resolve("f", Some(Decision::Mine)).unwrap(), SIZE - BLOCK);
             let mut expected = vec![0; SIZE as usize];
             expected[BLOCK as usize..2 * BLOCK as usize].fill(9);
             hydrated(&bench).await;
             assert!(bench.bytes_of("f") == expected);
             assert_eq!(paths(&bench.changed().kept), ["f"]);
         } else {
-            assert_eq!(bench.replica.take_theirs(key).await.unwrap(), Became::TakenAnew);
+            bench.origin.set_gate(false);
+            resolve("f", Some(Decision::Theirs)).unwrap();
+            assert_eq!(paths(&bench.changed().waiting), ["f"]);
+            // It stays decided.
+            let bench = bench.reopened().await;
+            assert_eq!(paths(&bench.changed().waiting), ["f"]);
+            bench.origin.set_gate(true);
             hydrated(&bench).await;
             assert!(bench.bytes_of("f") == new.content);
             assert_eq!(paths(&bench.changed().taken_anew), ["f"]);
+            assert_eq!(bench.changed().conflicts.total, 0);
+            continue;
         }
         assert_eq!(bench.changed().conflicts.total, 0);
         let stat = std::fs::metadata(bench.on_disk("f")).unwrap();
-        assert_eq!(stat.permissions().mode() & 0o777, if mine { 0o640 } else { 0o755 });
+        assert_eq!(stat.permissions().mode() & 0o777, 0o640);
     }
 }
 
