@@ -240,6 +240,12 @@ fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     b.ends("workspace wait /home/here", 2, &["is a mount, not a clone", "workspace clone ada/project"])?;
     b.says("workspace wait /home/copy --timeout 60", &["/home/copy is mounted, complete; it stays so"])?;
     ensure!(b.document("workspace status /home/copy")?["settling"]["stage"] == "complete");
+    b.ends(
+        "workspace resolve --theirs /home/copy/data",
+        1,
+        &["nothing is to be decided", "workspace status"],
+    )?;
+    b.ends("workspace resolve --mine /home/copy/none --json", 3, &["there is nothing at"])?;
 
     let places = ["/home/here", "/home/copy", "/root/twinshare/project", "/root/twinshare/peers/ada/project"];
     let several = [&["is the name of several"], places.as_slice()].concat();
