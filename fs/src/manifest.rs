@@ -28,6 +28,7 @@ use crate::name::{NameError, RelPath};
 
 mod append;
 mod build;
+mod carried;
 mod entry;
 mod fetch;
 pub mod frame;
@@ -38,6 +39,7 @@ mod rules;
 pub mod walk;
 
 pub use build::{Builder, NewEntry};
+pub use carried::{Carried, CarriedRun};
 pub use entry::{Entry, Extra, Flags, Kind, Mtime, allocated_512, is_hole};
 pub use fetch::{FetchError, Fetched, fetch};
 pub use left_out::{LEFT_OUT_MAX, LeftOut, LeftOutList, LeftOutReason};

@@ -97,6 +97,11 @@ impl<'m> Entry<'m> {
         }
     }
 
+    /// Its rarer properties as they are encoded, which is in one way only.
+    pub(super) fn extra_bytes(&self) -> &'m [u8] {
+        self.manifest.heap(self.record.extra_at, self.record.extra_bytes)
+    }
+
     /// True when [`extra`](Self::extra) holds anything; costs nothing.
     pub fn has_extra(&self) -> bool {
         self.record.extra_bytes > 0
