@@ -273,3 +273,68 @@ fn it_waits_for_its_peer_and_goes_on() -> Result<()> {
         pair.is_ordinary(Who::Root)
     })
 }
+
+/// Nobody can mount anything there.
+fn without_fuse(pair: &Pair<'_>) -> Result<()> {
+    let script = "mknod /mnt/none c 0 0 && mount --bind /mnt/none /dev/fuse";
+    pair.ben.host().program("/bin/sh").args(["-c", script]).run(BOUND)?.success().map(drop)
+}
+
+fn plain(who: Who) -> Result<()> {
+    pair(Rate::Mbit(20), who, files(12 << 20), |pair| {
+        without_fuse(pair)?;
+        let refused =
+            pair.ben.twinshare(&["workspace", "clone", "project", &pair.clone]).run(BOUND)?.failure()?;
+        ensure!(refused.contains("/dev/fuse") && refused.contains("clone --plain"), "{refused}");
+        let directory = pair.ben.host().path(&pair.clone);
+        ensure!(!directory.exists(), "a refused clone leaves its directory");
+
+        let begin = || pair.ben.twinshare(&["workspace", "clone", "project", &pair.clone, "--plain"]).start();
+        let hydrates = || {
+            wait::until_true("some of it to be here", BOUND, || {
+                let listed = pair.ben.json(&["workspace", "list"])?;
+                let here = listed["clones"][0]["progress"]["bytes_resident"].as_u64().unwrap_or(0);
+                Ok(listed["clones"][0]["state"] == "hydrating" && here > 1 << 20)
+            })
+        };
+        let given_up = begin()?;
+        hydrates()?;
+        given_up.signal(Signal::INT)?;
+        let said = given_up.wait(BOUND)?;
+        ensure!(said.status.code() == Some(130), "{}", said.told());
+        ensure!(said.failure()?.contains("it goes on in the background"));
+        pair.ben.run(&["workspace", "rm", "--yes", &pair.clone])?;
+        ensure!(!directory.exists(), "what was given up leaves its directory");
+        wait::until_true("its process to end", BOUND, || Ok(pair.process()?.is_none()))?;
+
+        let waits = begin()?;
+        hydrates()?;
+        ensure!(!pair.is_mounted()?, "it is mounted");
+        let names =
+            fs::read_dir(&directory)?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
+        ensure!(names.len() == 1 && names[0].to_string_lossy().starts_with(".twinshare-"), "{names:?}");
+        let refused = pair.ben.twinshare(&["run", &pair.clone, "--", "true"]).run(BOUND)?.failure()?;
+        ensure!(refused.contains("once all of it is here"), "{refused}");
+        rustix::process::kill_process(pair.process_from_outside()?.context("no process")?, Signal::KILL)?;
+        pair.ada_node.take().context("no node")?.kill();
+        wait::until_true("the peer to be missed", BOUND, || {
+            let why = &pair.status()?["settling"]["detail"];
+            Ok(why.as_str().is_some_and(|why| why.contains("does not answer")))
+        })?;
+        pair.ada_node = Some(pair.ada.foreground()?);
+        let said = waits.wait(BOUND)?.success()?;
+        ensure!(said.contains("project is in") && said.contains("twinshare run"), "{said}");
+        ensure!(pair.is("settled")?, "{}", pair.status()?);
+        pair.is_ordinary(who)
+    })
+}
+
+#[test]
+fn root_without_fuse_gets_a_plain_clone() -> Result<()> {
+    plain(Who::Root)
+}
+
+#[test]
+fn an_ordinary_user_without_fuse_gets_a_plain_clone() -> Result<()> {
+    plain(Who::Ordinary)
+}

@@ -40,10 +40,15 @@ pub(super) async fn create(
     id: RequestId,
     Body(asked): Body<CloneRequest>,
 ) -> Result<Begun, ApiError> {
-    let CloneRequest { workspace, directory, when_gone, settle, relocate } = asked;
+    let CloneRequest { workspace, directory, when_gone, settle, relocate, plain } = asked;
     let (keep_mounted, keep_paths) = (settle == Some(false), relocate == Some(false));
+    let plain = plain == Some(true);
+    if plain && keep_mounted {
+        let why = "`plain` and `settle: false` exclude each other: what is not mounted cannot stay so";
+        return Err(ApiError::InvalidBody(why.to_owned()));
+    }
     let kind = ReplicaKind::Clone;
-    begin(&node, id, Asked { kind, workspace, directory, when_gone, keep_mounted, keep_paths }).await
+    begin(&node, id, Asked { kind, workspace, directory, when_gone, keep_mounted, keep_paths, plain }).await
 }
 
 /// One clone.

@@ -33,8 +33,8 @@ pub(super) async fn create(
     Body(asked): Body<MountRequest>,
 ) -> Result<Begun, ApiError> {
     let MountRequest { workspace, directory, when_gone } = asked;
-    let (kind, keep_mounted, keep_paths) = (ReplicaKind::View, true, true);
-    begin(&node, id, Asked { kind, workspace, directory, when_gone, keep_mounted, keep_paths }).await
+    let (kind, keep_mounted, keep_paths, plain) = (ReplicaKind::View, true, true, false);
+    begin(&node, id, Asked { kind, workspace, directory, when_gone, keep_mounted, keep_paths, plain }).await
 }
 
 /// One mounted view.

@@ -37,6 +37,8 @@ pub struct ReplicaSpec {
     pub keep_mounted: bool,
     /// Whether a settled clone's environments keep the paths of their origin.
     pub keep_paths: bool,
+    /// Whether a clone is fetched without being mounted.
+    pub plain: bool,
     /// What a read does while the peer is away.
     pub when_gone: WhenGone,
 }

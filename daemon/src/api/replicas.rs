@@ -21,6 +21,7 @@ pub(super) struct Asked {
     pub(super) when_gone: Option<String>,
     pub(super) keep_mounted: bool,
     pub(super) keep_paths: bool,
+    pub(super) plain: bool,
 }
 
 /// An operation that was just started: 202, with the place to watch it.
@@ -54,6 +55,7 @@ pub(super) async fn begin(node: &Shared, id: RequestId, asked: Asked) -> Result<
         directory,
         keep_mounted: asked.keep_mounted,
         keep_paths: asked.keep_paths,
+        plain: asked.plain,
         when_gone: when_gone.unwrap_or(node.config().when_gone),
     };
     let (kind, line) = match asked.kind {

@@ -65,9 +65,11 @@ impl Node {
     async fn started(&self, mut replica: Replica) -> Replica {
         let is_changing = |replica: &Replica| match replica.state {
             ReplicaState::Starting | ReplicaState::Settling => true,
-            ReplicaState::Mounted | ReplicaState::Settled | ReplicaState::Stopped | ReplicaState::Failed => {
-                false
-            }
+            ReplicaState::Mounted
+            | ReplicaState::Hydrating
+            | ReplicaState::Settled
+            | ReplicaState::Stopped
+            | ReplicaState::Failed => false,
         };
         let until = Instant::now() + STARTED_WITHIN;
         let mut pause = Duration::ZERO;
@@ -99,11 +101,15 @@ fn replicated(replica: Replica, below: &Path) -> Result<LocalWorkspace, ApiError
     match replica.state {
         ReplicaState::Mounted | ReplicaState::Settled => {}
         state @ (ReplicaState::Starting
+        | ReplicaState::Hydrating
         | ReplicaState::Settling
         | ReplicaState::Stopped
         | ReplicaState::Failed) => {
             let what = match state {
                 ReplicaState::Starting => Some("it is still being mounted"),
+                ReplicaState::Hydrating => {
+                    Some("it is a plain clone, which can be used once all of it is here")
+                }
                 ReplicaState::Settling => Some("it is becoming an ordinary directory just now"),
                 _ => None,
             };

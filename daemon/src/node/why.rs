@@ -52,7 +52,7 @@ impl Node {
                 self.exists(Path::new(&path)).await?;
                 (WhyPlace::SettledClone, WhyFound::Local)
             }
-            (ReplicaState::Mounted | ReplicaState::Settling, kind) => {
+            (ReplicaState::Mounted | ReplicaState::Hydrating | ReplicaState::Settling, kind) => {
                 let (index, below) = (u32::try_from(root).unwrap_or(u32::MAX), below.to_string_lossy());
                 let told = self.replicas.account(&replica.id, index, &below).await?;
                 let place = match kind {
@@ -104,7 +104,7 @@ impl Node {
             Place::Replica(_) | Place::Own(_) => return Err(nothing(text)),
         };
         match replica.state {
-            ReplicaState::Mounted => {}
+            ReplicaState::Mounted | ReplicaState::Hydrating => {}
             ReplicaState::Settled | ReplicaState::Settling => return Err(nothing(text)),
             ReplicaState::Starting | ReplicaState::Stopped | ReplicaState::Failed => {
                 let Replica { kind, directory, detail, .. } = *replica;

@@ -52,11 +52,13 @@ impl Replicas {
             replica_directory: (wanted.kind == ReplicaKind::Clone).then(layout::new_name),
             keep_mounted: wanted.keep_mounted,
             keep_paths: wanted.keep_paths,
+            plain: wanted.plain,
             when_gone: wanted.when_gone,
             created_at: UnixTime::now(),
             ended: false,
         };
-        task.step("mounting", None, ProgressUnit::Steps);
+        let step = if spec.plain { "beginning" } else { "mounting" };
+        task.step(step, None, ProgressUnit::Steps);
         self.begin(spec, &claim, task).await
     }
 

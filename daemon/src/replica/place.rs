@@ -281,6 +281,7 @@ mod tests {
             directory: None,
             keep_mounted: false,
             keep_paths: false,
+            plain: false,
             when_gone: Default::default(),
         };
         let check = |there: &ReplicaSpec, wanted: &ReplicaSpec, expected: bool| {

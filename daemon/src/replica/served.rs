@@ -1,4 +1,4 @@
-//! One replica while it is served: its store, and a mount for each of its roots.
+//! One replica while it is served: its store, and a mount for each of its roots; none for a plain clone.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -64,6 +64,8 @@ pub(super) struct Served {
     /// mount wakes [`over`](Life::over) while an order to detach is still at the companions, and of two who unmount
     /// the same one the second would fail.
     unmounted: tokio::sync::Mutex<usize>,
+    /// Cancelled once a plain clone, of which nothing is mounted, is to be left.
+    left: CancellationToken,
     roots: Vec<ReplicaRoot>,
     settling: Settling,
     /// When it was opened.
@@ -85,7 +87,8 @@ impl Served {
         let Opened { replica, fetched, roots } = Opened::open(host, &spec, &remote.remote, cancel).await?;
         let mut mounts = Vec::new();
         let mut outcome = Ok(());
-        for (root, index) in roots.iter().zip(0u32..) {
+        let mounted = if spec.plain { &[][..] } else { &roots[..] };
+        for (root, index) in mounted.iter().zip(0u32..) {
             let tree = tree(&replica, EntryIndex(index));
             outcome = if cancel.is_cancelled() {
                 Err(Failure::Cancelled)
@@ -104,6 +107,7 @@ impl Served {
             fetched,
             mounts,
             unmounted: tokio::sync::Mutex::default(),
+            left: CancellationToken::new(),
             roots,
             settling: Settling::new(),
             since: UnixTime::now(),
@@ -166,12 +170,13 @@ impl Served {
             blocking(move || mount.unmount().map_err(from_unmount)).await?;
             *unmounted += 1;
         }
+        self.left.cancel();
         Ok(())
     }
 
-    /// True once the workspace has been unmounted by this process.
+    /// True once the workspace has been unmounted by this process, or a plain clone left.
     async fn is_unmounted(&self) -> bool {
-        *self.unmounted.lock().await > 0
+        *self.unmounted.lock().await > 0 || self.left.is_cancelled()
     }
 }
 

@@ -113,6 +113,7 @@ impl Replicas {
         let (state, detail) = match (report, self.supervisor.trouble(&spec.id)) {
             _ if settled.is_some() => (ReplicaState::Settled, None),
             (Some(report), _) if is_leaving(report) => (ReplicaState::Settling, None),
+            (Some(_), _) if spec.plain => (ReplicaState::Hydrating, None),
             (Some(_), _) => (ReplicaState::Mounted, None),
             (None, _) if self.supervisor.is_starting(&spec.id) => (ReplicaState::Starting, None),
             (None, Some(trouble)) => (ReplicaState::Failed, Some(trouble)),

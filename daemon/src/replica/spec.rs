@@ -67,6 +67,9 @@ pub struct Spec {
     /// Whether a settled clone's environments keep the paths of their origin.
     #[serde(default)]
     pub keep_paths: bool,
+    /// Whether a clone is fetched without being mounted.
+    #[serde(default)]
+    pub plain: bool,
     /// What reads do while the peer is gone.
     pub when_gone: WhenGone,
     /// When it was made.

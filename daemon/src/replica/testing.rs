@@ -23,6 +23,7 @@ pub(super) fn spec(id: &str) -> Spec {
         replica_directory: None,
         keep_mounted: false,
         keep_paths: false,
+        plain: false,
         when_gone: WhenGone::default(),
         created_at: UnixTime(1),
         ended: false,

@@ -163,6 +163,7 @@ pub(super) fn state(state: ReplicaState) -> &'static str {
     match state {
         ReplicaState::Starting => "starting",
         ReplicaState::Mounted => "mounted",
+        ReplicaState::Hydrating => "hydrating",
         ReplicaState::Settling => "settling",
         ReplicaState::Settled => "settled",
         ReplicaState::Stopped => "stopped",

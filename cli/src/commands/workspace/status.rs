@@ -128,7 +128,9 @@ pub(super) fn in_words(replica: &Replica) -> String {
     let word = state(replica.state);
     let detail = replica.detail.as_ref().map(|detail| format!(": {}", shown(detail))).unwrap_or_default();
     match (replica.state, &replica.settling, &replica.receipt) {
-        (ReplicaState::Mounted, Some(settling), _) => format!("{word}, {}", on_the_way(settling)),
+        (ReplicaState::Mounted | ReplicaState::Hydrating, Some(settling), _) => {
+            format!("{word}, {}", on_the_way(settling))
+        }
         (ReplicaState::Settling, ..) => "complete, and an ordinary directory in a moment".to_owned(),
         (ReplicaState::Settled, _, Some(receipt)) => format!("{word}: {}", settled(receipt)),
         _ => format!("{word}{detail}"),

@@ -58,31 +58,35 @@ impl Wait {
     }
 
     async fn complete(&self, client: &Client) -> Result<Replica> {
-        let (began, id) = (Instant::now(), clone(client, &self.name).await?.id);
+        let id = clone(client, &self.name).await?.id;
         node::leave_directory()?;
-        let (bar, mut complete_since) = (progress::bytes_bar(), None);
-        loop {
-            let now = client.clone_status(&id).await?;
-            progress::show_bytes(&bar, now.progress.as_ref(), &in_words(&now));
-            if is_over(&now, &mut complete_since) {
-                bar.finish_and_clear();
-                return Ok(now);
-            }
-            let patience = self.timeout.map(Duration::from_secs);
-            if let Some(patience) = patience.filter(|patience| began.elapsed() >= *patience) {
-                bar.finish_and_clear();
-                let directory = shown(&now.directory);
-                let message =
-                    format!("{directory} is not complete after {}: {}", span(patience), in_words(&now));
-                return Err(Error::new(Kind::Failure, message).hint("it goes on in the background"));
-            }
-            if now.state == ReplicaState::Failed {
-                bar.finish_and_clear();
-                let message = format!("{} is {}", shown(&now.directory), in_words(&now));
-                return Err(Error::new(Kind::Failure, message).hint("`twinshare doctor` may say more"));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+        complete(client, &id, self.timeout.map(Duration::from_secs)).await
+    }
+}
+
+/// Waits, showing how much is here, until a clone needs its peer no more, or for so long.
+pub(super) async fn complete(client: &Client, id: &str, patience: Option<Duration>) -> Result<Replica> {
+    let began = Instant::now();
+    let (bar, mut complete_since) = (progress::bytes_bar(), None);
+    loop {
+        let now = client.clone_status(id).await?;
+        progress::show_bytes(&bar, now.progress.as_ref(), &in_words(&now));
+        if is_over(&now, &mut complete_since) {
+            bar.finish_and_clear();
+            return Ok(now);
         }
+        if let Some(patience) = patience.filter(|patience| began.elapsed() >= *patience) {
+            bar.finish_and_clear();
+            let directory = shown(&now.directory);
+            let message = format!("{directory} is not complete after {}: {}", span(patience), in_words(&now));
+            return Err(Error::new(Kind::Failure, message).hint("it goes on in the background"));
+        }
+        if now.state == ReplicaState::Failed {
+            bar.finish_and_clear();
+            let message = format!("{} is {}", shown(&now.directory), in_words(&now));
+            return Err(Error::new(Kind::Failure, message).hint("`twinshare doctor` may say more"));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -92,12 +96,13 @@ fn is_over(clone: &Replica, complete_since: &mut Option<Instant>) -> bool {
         return true;
     }
     let Some(settling) = &clone.settling else { return false };
-    if settling.stage == SettlingStage::Hydrating {
-        return false;
+    let is_in_the_way = !settling.users.is_empty() || settling.detail.is_some();
+    match (settling.stage, clone.state) {
+        (SettlingStage::Hydrating, _) => return false,
+        // Nobody can be in it, and it is of no use before it has settled.
+        (_, ReplicaState::Hydrating) => return settling.detail.is_some(),
+        _ => {}
     }
     let since = *complete_since.get_or_insert_with(Instant::now);
-    !settling.users.is_empty()
-        || settling.detail.is_some()
-        || !settling.by_itself
-        || since.elapsed() >= SETTLES_WITHIN
+    is_in_the_way || !settling.by_itself || since.elapsed() >= SETTLES_WITHIN
 }

@@ -41,7 +41,7 @@ pub(super) fn replica_kind(error: &ReplicaError) -> Kind {
             StatusCode::NOT_IMPLEMENTED,
             "unsupported_here",
             "Not possible on this machine",
-            "`twinshare doctor` says what to install or to allow",
+            "`twinshare doctor` says what to install or to allow; `twinshare workspace clone --plain` needs no FUSE",
         ),
         ReplicaError::Cancelled => {
             Kind { status: StatusCode::CONFLICT, code: "cancelled", title: "Cancelled", hint: None }

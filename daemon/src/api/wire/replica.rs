@@ -39,6 +39,10 @@ pub struct CloneRequest {
     /// default). What was edited is listed in its receipt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relocate: Option<bool>,
+    /// Whether it is fetched without being mounted: where this machine has no FUSE, or the filesystem cannot hold a lazy
+    /// copy. It can be used once it is complete and an ordinary directory, as which it then always ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain: Option<bool>,
 }
 
 /// What a replica is for.
@@ -180,6 +184,8 @@ pub enum ReplicaState {
     Starting,
     /// Mounted and served.
     Mounted,
+    /// A plain clone that is being fetched: not mounted, and not to be used yet.
+    Hydrating,
     /// Complete, being unmounted, and an ordinary directory in a moment.
     Settling,
     /// Complete and an ordinary directory.

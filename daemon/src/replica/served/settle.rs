@@ -145,10 +145,11 @@ impl Served {
     }
 
     async fn ended(&self) {
-        if let Some(workspace) = self.mounts.first() {
-            let end = workspace.ended().await;
-            tracing::info!(replica = self.spec.id, ?end, "its mount has ended");
-        }
+        let Some(workspace) = self.mounts.first() else {
+            return self.left.cancelled().await;
+        };
+        let end = workspace.ended().await;
+        tracing::info!(replica = self.spec.id, ?end, "its mount has ended");
     }
 
     async fn hydrated(&self) {

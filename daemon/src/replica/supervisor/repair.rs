@@ -49,15 +49,19 @@ impl Supervisor {
         self.hurry.notify_waiters();
     }
 
-    /// Serves again what the process that ended has left dead. What was unmounted by hand stays unmounted.
+    /// Serves again what the process that ended has left dead, or unfinished. What was unmounted by hand stays unmounted.
     pub(super) fn ended(self: Arc<Self>, key: String, pid: u32) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let (wanted, is_replaced) = self.left_by(&key, pid);
             let home = self.home.clone();
             let looked = tokio::task::spawn_blocking(move || {
                 // One that was on its last steps may be neither mounted nor an ordinary directory.
-                let is_left = |spec: &Spec| {
-                    settled::is_pending(&home, &spec.id) || fuse::is_dead(&spec.mount_point).unwrap_or(false)
+                let is_left = |spec: &Spec| match spec.plain {
+                    true => settled::of(&home, &spec.id).is_none(),
+                    false => {
+                        settled::is_pending(&home, &spec.id)
+                            || fuse::is_dead(&spec.mount_point).unwrap_or(false)
+                    }
                 };
                 wanted.into_iter().partition::<Vec<_>, _>(is_left)
             });
