@@ -29,6 +29,7 @@ use crate::name::{NameError, RelPath};
 mod append;
 mod build;
 mod carried;
+pub mod delta;
 mod entry;
 mod fetch;
 pub mod frame;
@@ -36,6 +37,7 @@ mod left_out;
 mod receive;
 mod record;
 mod rules;
+mod since;
 pub mod walk;
 
 pub use build::{Builder, NewEntry};
@@ -46,6 +48,7 @@ pub use left_out::{LEFT_OUT_MAX, LeftOut, LeftOutList, LeftOutReason};
 pub use receive::Receiver;
 use record::{PREAMBLE_BYTES, Preamble, RECORD_BYTES, Record, record_offset};
 pub(crate) use rules::check_version;
+pub use since::fetch_since;
 
 /// Entries in a manifest at most: records of 4 GiB, more than any one machine's workspace and less than its disk.
 pub const ENTRIES_MAX: u32 = 1 << 26;

@@ -25,6 +25,7 @@ mod pool;
 mod reader;
 mod rest;
 mod search;
+mod since;
 pub(crate) mod stamps;
 mod take;
 mod version;
@@ -33,6 +34,7 @@ mod whereabouts;
 pub use anew::{Anew, Anews, FileVersion, KEPT_BLOCKS_MAX, NAMES_MAX, TakeAnew, VERSION_BYTES_MAX, Version};
 pub use local::LocalOrigin;
 pub use pool::ReadPool;
+pub use since::{FramesSince, SinceFrame};
 
 /// Blocks in one [`Run`] at most: 1 MiB, the largest read the kernel sends in one request.
 pub const RUN_BLOCKS_MAX: usize = 16;
@@ -220,6 +222,12 @@ pub trait Origin: fmt::Debug + Send + Sync + 'static {
 
     /// The manifest, from its first frame.
     fn read_manifest(&self) -> Frames;
+
+    /// The manifest, for somebody who has that of the earlier snapshot `base` of the same workspace. An origin that knows
+    /// nothing of the earlier one, and any that does not say otherwise, sends all of it.
+    fn read_manifest_since(&self, _base: SnapshotId) -> FramesSince {
+        since::all_of(self.read_manifest())
+    }
 
     /// Whole files in the order asked, at most [`FILES_PER_REQUEST_MAX`]: meant for many small ones.
     fn read_files(&self, files: Vec<EntryIndex>, class: Class) -> Deliveries;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{Manifest, ManifestError, Receiver};
@@ -134,7 +134,8 @@ async fn again(origin: &dyn Origin, taken: usize) -> Result<Frames, OriginError>
     Ok(frames)
 }
 
-async fn next(frames: &mut Frames) -> Result<Bytes, OriginError> {
+/// The next frame of a manifest, however it is encoded.
+pub(super) async fn next<T>(frames: &mut mpsc::Receiver<Result<T, OriginError>>) -> Result<T, OriginError> {
     let gone = |why: &str| OriginError::Gone(why.into());
     match tokio::time::timeout(STALL_MAX, frames.recv()).await {
         Ok(frame) => frame.unwrap_or_else(|| Err(gone("it broke off the manifest"))),
@@ -142,7 +143,7 @@ async fn next(frames: &mut Frames) -> Result<Bytes, OriginError> {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ManifestError> + Send + 'static,
 ) -> Result<T, ManifestError> {
     let died = |error| ManifestError::Disk(std::io::Error::other(error));
@@ -153,7 +154,8 @@ async fn blocking<T: Send + 'static>(
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-    use tokio::sync::{mpsc, watch};
+    use bytes::Bytes;
+    use tokio::sync::watch;
 
     use super::*;
     use crate::manifest::frame::{self, Frames as Stream};

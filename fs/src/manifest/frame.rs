@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -24,10 +25,10 @@ pub const FRAME_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const ENCODED_BYTES_MAX: usize = FRAME_BYTES_MAX + 16 * 1024;
 
 /// Entries in a frame at most, in all its parts.
-const ENTRIES_PER_FRAME: usize = 4096;
+pub(super) const ENTRIES_PER_FRAME: usize = 4096;
 
 /// Where a frame is closed because of its entries' extras and names, well before [`FRAME_BYTES_MAX`].
-const BYTES_PER_FRAME: usize = 512 * 1024;
+pub(super) const BYTES_PER_FRAME: usize = 512 * 1024;
 
 /// zstd's level 1: higher ones gain a few percent and cost more time than the link does.
 const COMPRESSION_LEVEL: i32 = 1;
@@ -100,6 +101,16 @@ pub struct WireEntry {
 
 /// Encodes and compresses one frame.
 pub fn encode(frame: &Frame) -> Result<Vec<u8>, ManifestError> {
+    pack(frame)
+}
+
+/// Unpacks and decodes one frame; never takes more than [`FRAME_BYTES_MAX`] for it.
+pub fn decode(bytes: &[u8]) -> Result<Frame, ManifestError> {
+    unpack(bytes)
+}
+
+/// Encodes and compresses one value.
+pub(super) fn pack<T: Serialize>(frame: &T) -> Result<Vec<u8>, ManifestError> {
     let raw = postcard::to_stdvec(frame).map_err(|_| ManifestError::Invalid("a frame cannot be encoded"))?;
     if raw.len() > FRAME_BYTES_MAX {
         return Err(ManifestError::Invalid("a frame is too long"));
@@ -107,8 +118,8 @@ pub fn encode(frame: &Frame) -> Result<Vec<u8>, ManifestError> {
     Ok(zstd::bulk::compress(&raw, COMPRESSION_LEVEL)?)
 }
 
-/// Unpacks and decodes one frame; never takes more than [`FRAME_BYTES_MAX`] for it.
-pub fn decode(bytes: &[u8]) -> Result<Frame, ManifestError> {
+/// Unpacks and decodes one value of at most [`FRAME_BYTES_MAX`].
+pub(super) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestError> {
     if bytes.len() > ENCODED_BYTES_MAX {
         return Err(ManifestError::Invalid("a frame is too long"));
     }
@@ -143,36 +154,6 @@ impl Frames {
         Self { manifest: manifest.clone(), state: State::Head }
     }
 
-    fn head(&self) -> Frame {
-        let preamble = &self.manifest.shared.preamble;
-        Frame::Head(Head {
-            snapshot: preamble.snapshot,
-            entries: preamble.entries,
-            heap_bytes: preamble.heap_bytes,
-            left_out_bytes: preamble.left_out_bytes,
-            blocks: preamble.blocks,
-            file_bytes: preamble.file_bytes,
-            versions: preamble.versions,
-            meta: self.manifest.meta().clone(),
-            roots: self.manifest.roots().filter_map(|root| self.wire_entry(root)).collect(),
-        })
-    }
-
-    fn wire_entry(&self, index: EntryIndex) -> Option<WireEntry> {
-        let entry = self.manifest.entry(index)?;
-        Some(WireEntry {
-            name: entry.name().to_vec(),
-            kind: entry.kind(),
-            mode: entry.mode(),
-            size: entry.size(),
-            mtime: entry.mtime(),
-            nlink: entry.nlink(),
-            link: Some(entry.inode()).filter(|inode| *inode != index),
-            flags: entry.flags().0,
-            extra: entry.has_extra().then(|| Box::new(entry.extra())),
-        })
-    }
-
     /// Fills one frame from `directory`'s child `from` on; returns where the next one starts.
     fn entries(&self, mut directory: u32, mut from: u32) -> (Vec<Part>, Option<(u32, u32)>) {
         let (mut parts, mut entries, mut bytes) = (Vec::new(), 0, 0);
@@ -185,7 +166,7 @@ impl Frames {
                     parts.push(part);
                     return (parts, Some((directory, at)));
                 }
-                if let Some(entry) = self.wire_entry(EntryIndex(child)) {
+                if let Some(entry) = wire_entry(&self.manifest, EntryIndex(child)) {
                     entries += 1;
                     bytes += entry.weight();
                     part.entries.push(entry);
@@ -220,7 +201,8 @@ impl Frames {
 }
 
 impl WireEntry {
-    fn weight(&self) -> usize {
+    /// About how many bytes it takes.
+    pub(super) fn weight(&self) -> usize {
         let extra = self.extra.as_ref().map_or(0, |extra| {
             let xattrs: usize = extra.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
             let config = extra.git_config.as_ref().map_or(0, Vec::len);
@@ -230,12 +212,44 @@ impl WireEntry {
     }
 }
 
+/// What the stream of `manifest` begins with.
+pub(super) fn head(manifest: &Manifest) -> Head {
+    let preamble = &manifest.shared.preamble;
+    Head {
+        snapshot: preamble.snapshot,
+        entries: preamble.entries,
+        heap_bytes: preamble.heap_bytes,
+        left_out_bytes: preamble.left_out_bytes,
+        blocks: preamble.blocks,
+        file_bytes: preamble.file_bytes,
+        versions: preamble.versions,
+        meta: manifest.meta().clone(),
+        roots: manifest.roots().filter_map(|root| wire_entry(manifest, root)).collect(),
+    }
+}
+
+/// An entry as it travels.
+pub(super) fn wire_entry(manifest: &Manifest, index: EntryIndex) -> Option<WireEntry> {
+    let entry = manifest.entry(index)?;
+    Some(WireEntry {
+        name: entry.name().to_vec(),
+        kind: entry.kind(),
+        mode: entry.mode(),
+        size: entry.size(),
+        mtime: entry.mtime(),
+        nlink: entry.nlink(),
+        link: Some(entry.inode()).filter(|inode| *inode != index),
+        flags: entry.flags().0,
+        extra: entry.has_extra().then(|| Box::new(entry.extra())),
+    })
+}
+
 impl Iterator for Frames {
     type Item = Frame;
 
     fn next(&mut self) -> Option<Frame> {
         let (frame, state) = match self.state {
-            State::Head => (self.head(), State::Entries { directory: 0, from: 0 }),
+            State::Head => (Frame::Head(head(&self.manifest)), State::Entries { directory: 0, from: 0 }),
             State::Entries { directory, from } => {
                 let (parts, next) = self.entries(directory, from);
                 let state = next.map_or(State::Tail, |(directory, from)| State::Entries { directory, from });

@@ -36,6 +36,11 @@ impl Receiver {
         let Frame::Head(head) = frame::decode(first)? else {
             return Err(ManifestError::Invalid("the first frame is not a head"));
         };
+        Self::begin(path, snapshot, head)
+    }
+
+    /// Begins with what a stream announces.
+    pub(super) fn begin(path: &Path, snapshot: SnapshotId, head: Head) -> Result<Self, ManifestError> {
         if head.snapshot != snapshot {
             return Err(ManifestError::Invalid("it is the manifest of another snapshot"));
         }
@@ -83,14 +88,7 @@ impl Receiver {
             Frame::Head(_) => Err(ManifestError::Invalid("a second head")),
             Frame::Entries(parts) => {
                 let before = self.appender.position();
-                for Part { entries, last } in parts {
-                    let nlink = self.appender.announced_nlink()?;
-                    let directory = self.appender.directory;
-                    self.appender.add_part(entries, last)?;
-                    if last && nlink != self.appender.record(directory)?.nlink {
-                        return Err(ManifestError::Invalid("a directory has a wrong number of links"));
-                    }
-                }
+                parts.into_iter().try_for_each(|part| self.add_part(part))?;
                 // Each frame counts as a sign of life.
                 if self.appender.position() == before {
                     return Err(ManifestError::Invalid("a frame adds nothing"));
@@ -102,7 +100,19 @@ impl Receiver {
         }
     }
 
-    fn complete(&mut self, left_out: &LeftOutList) -> Result<(), ManifestError> {
+    /// Appends children to the directory whose turn it is.
+    pub(super) fn add_part(&mut self, Part { entries, last }: Part) -> Result<(), ManifestError> {
+        let nlink = self.appender.announced_nlink()?;
+        let directory = self.appender.directory;
+        self.appender.add_part(entries, last)?;
+        match last && nlink != self.appender.record(directory)?.nlink {
+            true => Err(ManifestError::Invalid("a directory has a wrong number of links")),
+            false => Ok(()),
+        }
+    }
+
+    /// Ends the manifest, when all of it is there and has its digest.
+    pub(super) fn complete(&mut self, left_out: &LeftOutList) -> Result<(), ManifestError> {
         if !self.appender.is_complete()? {
             return Err(ManifestError::Invalid("the stream ended before every directory was listed"));
         }

@@ -19,9 +19,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::files::Files;
 use super::moment::Moments;
-use super::pool::{Lost, ReadPool};
+use super::pool::ReadPool;
 use super::reader::{Pending, Reader, Step, Want};
 use super::rest::Rest;
+use super::since::{self, FramesSince};
 use super::stamps::Stamps;
 use super::version::HOT;
 use super::whereabouts::Whereabouts;
@@ -159,35 +160,15 @@ impl Origin for LocalOrigin {
     }
 
     fn read_manifest(&self) -> Frames {
-        let (sender, frames) = mpsc::channel(FRAMES_AHEAD);
-        let mut stream = frame::Frames::new(&self.files.manifest);
-        let pool = self.pool.clone();
-        tokio::spawn(async move {
-            loop {
-                let step = pool.run(Class::Demand, move || {
-                    let frame = stream.next().map(|frame| frame::encode(&frame));
-                    (stream, frame)
-                });
-                let stepped = tokio::select! {
-                    stepped = step => stepped,
-                    () = sender.closed() => return,
-                };
-                let frame = match stepped {
-                    Ok((next, frame)) => {
-                        stream = next;
-                        frame
-                    }
-                    Err(Lost) => return lost(&sender).await,
-                };
-                let Some(frame) = frame else { return };
-                let frame = frame.map(Bytes::from).map_err(|error| OriginError::Invalid(error.to_string()));
-                let failed = frame.is_err();
-                if sender.send(frame).await.is_err() || failed {
-                    return;
-                }
-            }
-        });
-        frames
+        let manifest = self.files.manifest.clone();
+        stream(self.pool.clone(), move || {
+            frame::Frames::new(&manifest).map(|frame| frame::encode(&frame).map(Bytes::from))
+        })
+    }
+
+    fn read_manifest_since(&self, base: SnapshotId) -> FramesSince {
+        let files = self.files.clone();
+        stream(self.pool.clone(), move || since::since(&files, base))
     }
 
     fn read_files(&self, files: Vec<EntryIndex>, class: Class) -> Deliveries {
@@ -226,6 +207,51 @@ impl Origin for LocalOrigin {
 
     fn availability(&self) -> watch::Receiver<Availability> {
         self.availability.subscribe()
+    }
+}
+
+/// Sends the frames that `begin` leads to, each of which is made in a step of its own.
+fn stream<T, I>(
+    pool: ReadPool,
+    begin: impl FnOnce() -> I + Send + 'static,
+) -> mpsc::Receiver<Result<T, OriginError>>
+where
+    T: Send + 'static,
+    I: Iterator<Item = Result<T, ManifestError>> + Send + 'static,
+{
+    let (sender, frames) = mpsc::channel(FRAMES_AHEAD);
+    tokio::spawn(async move {
+        let closed = sender.clone();
+        tokio::select! {
+            () = send_frames(pool, begin, &sender) => {}
+            () = closed.closed() => {}
+        }
+    });
+    frames
+}
+
+async fn send_frames<T, I>(
+    pool: ReadPool,
+    begin: impl FnOnce() -> I + Send + 'static,
+    sender: &mpsc::Sender<Result<T, OriginError>>,
+) where
+    T: Send + 'static,
+    I: Iterator<Item = Result<T, ManifestError>> + Send + 'static,
+{
+    let Ok(mut frames) = pool.run(Class::Demand, begin).await else { return lost(sender).await };
+    loop {
+        let step = pool.run(Class::Demand, move || {
+            let frame = frames.next();
+            (frames, frame)
+        });
+        let Ok((rest, frame)) = step.await else { return lost(sender).await };
+        frames = rest;
+        let Some(frame) = frame else { return };
+        let frame = frame.map_err(|error| OriginError::Invalid(error.to_string()));
+        let failed = frame.is_err();
+        if sender.send(frame).await.is_err() || failed {
+            return;
+        }
     }
 }
 

@@ -22,7 +22,7 @@ impl Place {
         Self { base }
     }
 
-    pub(in crate::manifest) fn at(&self, path: &str) -> PathBuf {
+    pub(in crate::manifest) fn at(&self, path: impl AsRef<Path>) -> PathBuf {
         self.base.path().join("w").join(path)
     }
 
