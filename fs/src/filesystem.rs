@@ -19,14 +19,18 @@ use crate::replica::{ReadError, Replica, TryRead, WriteError};
 
 mod attributes;
 mod clone;
+mod following;
 mod list;
+mod notice;
 mod seek;
 mod shown;
 mod xattr;
 
 pub use attributes::{Attributes, BLOCK_SIZE, NodeId, Owner};
-pub use clone::{Change, CloneTree, Notice, Reading, When};
+pub use clone::{Change, CloneTree, Reading, When};
+pub use following::{EARLIER_MAX, Following, ListedAt, ViewTree};
 pub use list::{List, Listed};
+pub use notice::Notice;
 pub use seek::Seek;
 use shown::{Showcase, Shown};
 
@@ -66,6 +70,9 @@ pub enum ViewError {
     /// The local disk, or the rules of file systems, refused.
     #[error("the local disk refused: {0}")]
     System(Errno),
+    /// It is of a snapshot that is not shown any more.
+    #[error("the origin has changed, and nothing of this version is kept")]
+    Outdated,
     /// Whoever asked was told to stop.
     #[error("interrupted")]
     Interrupted,
@@ -181,7 +188,7 @@ impl TreeView {
 
     /// The entries of a directory from the one at `position` on: 0 is `.`, 1 is `..`.
     pub fn try_list(&self, directory: NodeId, position: u64) -> Result<Now<List<'_>>, ViewError> {
-        let directory = self.entry(NodeId::of(self.directory(directory)?, self.root))?;
+        let directory = self.entry_at(self.directory(directory)?)?;
         match self.manifest().children(directory.index()) {
             Listing::Known(children) => Ok(Now::Ready(List::new(self, directory, children, position))),
             Listing::NotYet => Ok(Now::Later),
@@ -273,8 +280,27 @@ impl TreeView {
     }
 
     fn entry(&self, node: NodeId) -> Result<Entry<'_>, ViewError> {
-        let entry = node.index(self.root).and_then(|index| self.manifest().entry(index));
-        entry.ok_or_else(|| self.failure())
+        self.entry_at(self.index(node).ok_or_else(|| self.failure())?)
+    }
+
+    fn entry_at(&self, index: EntryIndex) -> Result<Entry<'_>, ViewError> {
+        self.manifest().entry(index).ok_or_else(|| self.failure())
+    }
+
+    /// The number of an entry in the mount.
+    fn node(&self, index: EntryIndex) -> NodeId {
+        match self.replica.numbers().and_then(|numbers| numbers.number(index)) {
+            Some(number) if index != self.root => NodeId::numbered(number),
+            _ => NodeId::of(index, self.root),
+        }
+    }
+
+    /// The entry that has a number in the mount.
+    fn index(&self, node: NodeId) -> Option<EntryIndex> {
+        match self.replica.numbers() {
+            Some(numbers) if node != NodeId::ROOT => numbers.entry(node.number()?),
+            _ => node.index(self.root),
+        }
     }
 
     fn directory(&self, node: NodeId) -> Result<EntryIndex, ViewError> {
@@ -300,7 +326,7 @@ impl TreeView {
     }
 
     fn attributes_of(&self, entry: &Entry<'_>) -> Result<Attributes, ViewError> {
-        let node = NodeId::of(entry.index(), self.root);
+        let node = self.node(entry.index());
         Ok(Attributes::new(entry, &*self.shown(entry)?, node, self.owner))
     }
 
@@ -341,13 +367,19 @@ async fn in_time<T>(replica: &Replica, wait: impl Future<Output = T>) -> Result<
 #[derive(Debug)]
 pub enum Tree {
     /// One that cannot be changed.
-    View(TreeView),
+    View(ViewTree),
     /// One that can.
     Clone(CloneTree),
 }
 
 impl From<TreeView> for Tree {
     fn from(view: TreeView) -> Self {
+        Self::View(ViewTree::fixed(view))
+    }
+}
+
+impl From<ViewTree> for Tree {
+    fn from(view: ViewTree) -> Self {
         Self::View(view)
     }
 }

@@ -27,6 +27,7 @@ mod change;
 mod coming;
 mod counters;
 mod directories;
+pub mod editions;
 mod engine;
 mod extents;
 mod finish;
@@ -39,7 +40,10 @@ pub mod layout;
 mod ledger;
 mod load;
 mod localize;
+mod losing;
 pub mod names;
+mod next;
+mod numbers;
 mod patience;
 mod places;
 mod probe;
@@ -63,12 +67,15 @@ pub use account::{Account, AccountError, DirectoryAccount, FileAccount, Presence
 use anew::Anew;
 pub use attributes::SetAttributes;
 pub use change::{Known, Removal, Times};
+pub use editions::ViewDirectory;
 use engine::{Engine, Parts};
 pub use finish::{FinishError, Receipt};
 use inodes::Descriptors;
 pub use key::InodeKey;
 pub use layout::Layout;
 use names::{Files, Names};
+pub use numbers::Exhausted;
+pub(crate) use numbers::Numbers;
 use places::{Places, Positions};
 use probe::Refusal;
 pub use reader::{Program, on_behalf_of};
@@ -143,6 +150,12 @@ pub enum ReplicaError {
     /// The origin serves another snapshot than the manifest's.
     #[error("the origin serves another snapshot than the one the manifest describes")]
     OtherSnapshot,
+    /// The snapshot has other roots than the one that is shown.
+    #[error("the peer shares other directories with it than before: mount it anew to see them")]
+    OtherRoots,
+    /// No numbers are left for what is new.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
     /// The directory holds files of another snapshot.
     #[error("{} holds a copy of another snapshot; choose another directory", .path.display())]
     HoldsAnother {
@@ -251,7 +264,12 @@ impl Replica {
             .map_err(|source| disk("its digests cannot be opened", source))?;
         let anew = Anew::open(&config.layout.changed_path(), manifest.entries())
             .map_err(|source| disk("the list of changed files cannot be opened", source))?;
-        let store = Arc::new(Store { layout: Arc::new(config.layout), backing });
+        let numbers = config
+            .layout
+            .numbers(manifest.entries())
+            .map_err(|source| disk("the numbers of its files cannot be read", source))?
+            .map(Arc::new);
+        let store = Arc::new(Store { layout: Arc::new(config.layout), backing, numbers });
         let positions = Positions { manifest: manifest.clone(), store: store.clone() };
         let is_changed =
             store.layout.has_changes().map_err(|errno| disk("it cannot be looked at", errno.into()))?;
@@ -294,6 +312,11 @@ impl Replica {
         &self.engine.manifest
     }
 
+    /// The numbers that its entries keep from one edition of a view to the next, if it is one.
+    pub(crate) fn numbers(&self) -> Option<&Arc<Numbers>> {
+        self.engine.store.numbers.as_ref()
+    }
+
     /// The names of its first root, if that can be changed.
     pub fn names(&self) -> Option<&Arc<Names>> {
         self.names.as_ref()
@@ -311,6 +334,11 @@ impl Replica {
             self.is_changed.store(true, Release);
         }
         Ok(())
+    }
+
+    /// What it runs on.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.engine.runtime
     }
 
     /// What reads do while the origin is gone.
@@ -419,6 +447,12 @@ impl Replica {
     /// Ends all fetching, waits until what has arrived is on the disk, and lets go of the directory, so that another
     /// process may open it. Content that is here can still be read; reads of anything else fail.
     pub async fn close(&self) {
+        self.quiet().await;
+        self.engine.store.layout.unlock();
+    }
+
+    /// As [`close`](Self::close), and keeps the directory.
+    async fn quiet(&self) {
         self.engine.close();
         self.engine.idle().await;
         let (engine, names) = (self.engine.clone(), self.names.clone());
@@ -431,7 +465,6 @@ impl Replica {
             engine.flusher.ask(&engine);
         });
         let _ = saved.await;
-        self.engine.store.layout.unlock();
     }
 }
 

@@ -431,7 +431,10 @@ fn from_replica(error: ReplicaError) -> Failure {
         ReplicaError::Unsuitable { .. } | ReplicaError::HoldsAnother { .. } => {
             Failure::Directory(error.to_string())
         }
-        ReplicaError::Disk { .. } | ReplicaError::OtherSnapshot => Failure::Other(chain(&error)),
+        ReplicaError::Disk { .. }
+        | ReplicaError::OtherSnapshot
+        | ReplicaError::OtherRoots
+        | ReplicaError::Exhausted(_) => Failure::Other(chain(&error)),
     }
 }
 

@@ -25,6 +25,16 @@ impl NodeId {
         if index == root { Self::ROOT } else { Self(u64::from(index.0) + Self::OFFSET) }
     }
 
+    /// That of what has a lasting number.
+    pub(super) fn numbered(number: u64) -> Self {
+        Self(number + Self::OFFSET)
+    }
+
+    /// The lasting number; `None` for one that nothing can have.
+    pub(super) fn number(self) -> Option<u64> {
+        self.0.checked_sub(Self::OFFSET)
+    }
+
     /// The entry it numbers; `None` for a number no entry can have.
     pub(super) fn index(self, root: EntryIndex) -> Option<EntryIndex> {
         match self.0 {

@@ -17,7 +17,7 @@ use rustix::fs::{FileType, Stat};
 use super::attributes::{Attributes, NodeId, Owner};
 use super::list::{DOTS, Listed};
 use super::shown::{Showcase, Shown};
-use super::{Space, ViewError};
+use super::{Notice, Space, ViewError};
 use crate::manifest::{Arrival, Entry, EntryIndex, Kind, Manifest, allocated_512};
 use crate::name::NAME_BYTES_MAX;
 use crate::replica::names::{Found, NameList, Names, OnDisk};
@@ -28,7 +28,6 @@ mod content;
 mod notices;
 
 pub use change::{Change, When};
-pub use notices::Notice;
 
 /// The number of what was made here: above those of all entries, with its number on the disk.
 const MADE_HERE: u64 = 1 << 63;

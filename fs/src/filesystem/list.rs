@@ -35,7 +35,7 @@ impl<'m> List<'m> {
 
     fn parent(&self) -> NodeId {
         let index = self.directory.index();
-        NodeId::of(if index == self.view.root { index } else { self.directory.parent() }, self.view.root)
+        self.view.node(if index == self.view.root { index } else { self.directory.parent() })
     }
 
     fn child(&self, number: u64) -> Option<Result<(&'m [u8], Attributes), ViewError>> {

@@ -1,4 +1,4 @@
-//! The kernel's requests, one method each: decode, call the [`TreeView`], reply.
+//! The kernel's requests, one method each: decode, call the [`ViewTree`], reply.
 //!
 //! A dispatch thread runs these and never waits: what is not answered from memory becomes a
 //! [task of its own](super::waits).
@@ -21,7 +21,7 @@ use super::errno::errno;
 use super::interrupt::Caller;
 use super::reply::{self, DirectoryReply, TTL, file_attr};
 use super::waits::Waits;
-use crate::filesystem::{NodeId, Now, Seek, TreeView, ViewError};
+use crate::filesystem::{ListedAt, NodeId, Now, Seek, ViewError, ViewTree};
 use crate::name::NAME_BYTES_MAX;
 
 /// Bytes of one request at most; the kernel grants no more by default (`fs.fuse.max_pages_limit`).
@@ -35,18 +35,15 @@ const CAPABILITIES: [InitFlags; 4] = [
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_CACHE_SYMLINKS,
 ];
-/// Handles carry nothing: the number of the entry tells everything.
-const HANDLE: FileHandle = FileHandle(0);
-
 /// Serves one mount.
 #[derive(Debug)]
 pub(super) struct Adapter {
-    view: Arc<TreeView>,
+    view: Arc<ViewTree>,
     waits: Waits,
 }
 
 impl Adapter {
-    pub(super) fn new(view: TreeView, runtime: Handle) -> Self {
+    pub(super) fn new(view: ViewTree, runtime: Handle) -> Self {
         Self { view: Arc::new(view), waits: Waits::new(runtime) }
     }
 
@@ -55,7 +52,7 @@ impl Adapter {
         &self,
         request: &Request,
         reply: R,
-        work: impl FnOnce(Arc<TreeView>) -> W + Send + 'static,
+        work: impl FnOnce(Arc<ViewTree>) -> W + Send + 'static,
         answer: impl FnOnce(R, Result<T, ViewError>) + Send + 'static,
     ) where
         R: Send + 'static,
@@ -66,23 +63,52 @@ impl Adapter {
         self.waits.answer_later(caller, limit, reply, work(self.view.clone()), answer);
     }
 
-    fn list<R: DirectoryReply>(&self, request: &Request, directory: NodeId, position: u64, mut reply: R) {
-        guarded(|| match reply::fill(&self.view, directory, position, &mut reply) {
-            Ok(Now::Ready(())) => reply.send(Ok(())),
+    fn list<R: DirectoryReply>(
+        &self,
+        request: &Request,
+        directory: NodeId,
+        handle: FileHandle,
+        position: u64,
+        reply: R,
+    ) {
+        guarded(|| match self.view.listing(handle.0, directory, position) {
+            Ok(at) => self.list_at(request, at, directory, handle, position, reply),
+            Err(error) => reply.send(Err(error)),
+        });
+    }
+
+    fn list_at<R: DirectoryReply>(
+        &self,
+        request: &Request,
+        at: ListedAt,
+        directory: NodeId,
+        handle: FileHandle,
+        position: u64,
+        mut reply: R,
+    ) {
+        match reply::fill(&at, directory, position, &mut reply) {
+            Ok(Now::Ready(filled)) => self.filled(handle, filled, reply),
             Err(error) => reply.send(Err(error)),
             Ok(Now::Later) => {
-                let work =
-                    move |view: Arc<TreeView>| async move { view.listed(directory).await.map(|()| view) };
+                let listed = at.clone();
+                let work = move |_| async move { listed.tree()?.listed(directory).await };
                 self.later(request, reply, work, move |mut reply, listed| {
-                    let filled = listed.and_then(|view| reply::fill(&view, directory, position, &mut reply));
+                    let filled = listed.and_then(|()| reply::fill(&at, directory, position, &mut reply));
                     reply.send(filled.and_then(|now| match now {
-                        Now::Ready(()) => Ok(()),
+                        Now::Ready(_) => Ok(()),
                         // A listing that has arrived stays, unless the manifest fails.
                         Now::Later => Err(ViewError::Late),
                     }));
                 });
             }
-        });
+        }
+    }
+
+    fn filled<R: DirectoryReply>(&self, handle: FileHandle, filled: usize, reply: R) {
+        if filled == 0 {
+            self.view.listed_all(handle.0);
+        }
+        reply.send(Ok(()));
     }
 }
 
@@ -98,7 +124,7 @@ impl Filesystem for Adapter {
             Err(error) => reply::entry(reply, Err(error)),
             Ok(Now::Later) => {
                 let name = name.as_bytes().to_vec();
-                let work = move |view: Arc<TreeView>| async move { view.lookup(parent, &name).await };
+                let work = move |view: Arc<ViewTree>| async move { view.lookup(parent, &name).await };
                 self.later(request, reply, work, reply::entry);
             }
         });
@@ -116,10 +142,13 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        // Who serves a handle, this process or the kernel by itself, is decided here and nowhere else. Nothing
-        // changes underneath, so what the kernel has cached stays good, and there is nothing to flush.
+        // Who serves a handle, this process or the kernel by itself, is decided here and nowhere else. A file
+        // that changes becomes another one, so what the kernel has cached stays good, and there is nothing to flush.
         guarded(|| match self.view.open(NodeId(ino.0)) {
-            Ok(()) => reply.opened(HANDLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
+            Ok(handle) => {
+                let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+                reply.opened(FileHandle(handle), flags);
+            }
             Err(error) => reply.error(errno(&error)),
         });
     }
@@ -128,7 +157,7 @@ impl Filesystem for Adapter {
         &self,
         request: &Request,
         ino: INodeNo,
-        _handle: FileHandle,
+        handle: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
@@ -136,11 +165,12 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let node = NodeId(ino.0);
-        guarded(|| match self.view.try_read(node, offset, size) {
+        guarded(|| match self.view.try_read(handle.0, node, offset, size) {
             Ok(Now::Ready(bytes)) => reply::data(reply, Ok(bytes)),
             Err(error) => reply::data(reply, Err(error)),
             Ok(Now::Later) => {
-                let work = move |view: Arc<TreeView>| async move { view.read(node, offset, size).await };
+                let work =
+                    move |view: Arc<ViewTree>| async move { view.read(handle.0, node, offset, size).await };
                 self.later(request, reply, work, reply::data);
             }
         });
@@ -149,15 +179,15 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
+        _ino: INodeNo,
+        handle: FileHandle,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
         guarded(|| {
-            self.view.release(NodeId(ino.0));
+            self.view.release(handle.0);
             reply.ok();
         });
     }
@@ -167,31 +197,51 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        // From then on the kernel opens directories without asking, and keeps what it listed (Linux 5.1): nothing here
-        // changes. It saves a walk two requests a directory.
-        reply.error(Errno::ENOSYS);
+        if self.view.follows() {
+            // A listing is of one edition, which its handle tells. The kernel keeps it until it is told of a change.
+            let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+            guarded(|| reply.opened(FileHandle(self.view.open_directory()), flags));
+        } else {
+            // From then on the kernel opens directories without asking, and keeps what it listed (Linux 5.1): nothing here
+            // changes. It saves a walk two requests a directory.
+            reply.error(Errno::ENOSYS);
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        guarded(|| {
+            self.view.release(handle.0);
+            reply.ok();
+        });
     }
 
     fn readdir(
         &self,
         request: &Request,
         ino: INodeNo,
-        _handle: FileHandle,
+        handle: FileHandle,
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        self.list(request, NodeId(ino.0), offset, reply);
+        self.list(request, NodeId(ino.0), handle, offset, reply);
     }
 
     fn readdirplus(
         &self,
         request: &Request,
         ino: INodeNo,
-        _handle: FileHandle,
+        handle: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.list(request, NodeId(ino.0), offset, reply);
+        self.list(request, NodeId(ino.0), handle, offset, reply);
     }
 
     fn fsyncdir(
@@ -206,7 +256,10 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        reply::space(reply, &self.view.space(), NAME_BYTES_MAX as u32);
+        guarded(|| match self.view.space() {
+            Ok(space) => reply::space(reply, &space, NAME_BYTES_MAX as u32),
+            Err(error) => reply.error(errno(&error)),
+        });
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

@@ -17,6 +17,7 @@ pub(super) fn errno(error: &ViewError) -> Errno {
         ViewError::NoXattr => Errno::ENODATA,
         ViewError::XattrNotSupported => Errno::EOPNOTSUPP,
         ViewError::BeyondEnd => Errno::ENXIO,
+        ViewError::Outdated => Errno::ESTALE,
         ViewError::Interrupted => Errno::EINTR,
         ViewError::Read(error) => read_errno(error),
     }

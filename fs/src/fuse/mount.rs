@@ -139,7 +139,10 @@ impl Mounter {
         let spec = Spec { source, owner, allow_other: options.allow_other, is_read_only };
         let device = self.route.mount(&at, &spec)?;
         let served = match tree {
-            Tree::View(view) => serve(Adapter::new(view, runtime), device, None),
+            Tree::View(view) => {
+                let notices = view.watch();
+                serve(Adapter::new(view, runtime), device, notices)
+            }
             Tree::Clone(tree) => {
                 let tree = Arc::new(tree);
                 let notices = tree.watch();
@@ -299,6 +302,8 @@ fn notify(notifier: &Notifier, notices: &Receiver<Notice>) {
             }
             // A negative offset means the attributes alone: the content is the old version's, and stays.
             Notice::Attributes(node) => notifier.inval_inode(INodeNo(node.0), -1, 0),
+            // To the end of it: what is cached of a directory is its listing.
+            Notice::Listing(node) => notifier.inval_inode(INodeNo(node.0), 0, 0),
         };
         match told {
             Ok(()) => {}

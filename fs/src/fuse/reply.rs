@@ -13,18 +13,18 @@ use fuser::{
 use rustix::fs::FileType as Kind;
 
 use super::errno::errno;
-use crate::filesystem::{Attributes, BLOCK_SIZE, Listed, NodeId, Now, Space, TreeView, ViewError};
+use crate::filesystem::{Attributes, BLOCK_SIZE, Listed, ListedAt, NodeId, Now, Space, ViewError};
 use crate::manifest::Mtime;
 
-/// How long the kernel may keep names and attributes: a snapshot never changes.
+/// How long the kernel may keep names and attributes: it is told when they change.
 pub(super) const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A reply that takes one entry of a directory after the other.
 pub(super) trait DirectoryReply: Send + 'static {
     /// Whether the kernel is told of the inodes, and will forget them.
     const TELLS: bool;
-    /// Adds one; true when it did not fit.
-    fn add(&mut self, listed: &Listed<'_>) -> bool;
+    /// Adds one, which the kernel may keep for so long; true when it did not fit.
+    fn add(&mut self, listed: &Listed<'_>, ttl: Duration) -> bool;
     /// Sends what was added, or the error.
     fn send(self, result: Result<(), ViewError>);
 }
@@ -32,7 +32,7 @@ pub(super) trait DirectoryReply: Send + 'static {
 impl DirectoryReply for ReplyDirectory {
     const TELLS: bool = false;
 
-    fn add(&mut self, listed: &Listed<'_>) -> bool {
+    fn add(&mut self, listed: &Listed<'_>, _ttl: Duration) -> bool {
         let attr = file_attr(&listed.attributes);
         ReplyDirectory::add(self, attr.ino, listed.next, attr.kind, OsStr::from_bytes(listed.name))
     }
@@ -48,7 +48,7 @@ impl DirectoryReply for ReplyDirectory {
 impl DirectoryReply for ReplyDirectoryPlus {
     const TELLS: bool = true;
 
-    fn add(&mut self, listed: &Listed<'_>) -> bool {
+    fn add(&mut self, listed: &Listed<'_>, ttl: Duration) -> bool {
         let attr = file_attr(&listed.attributes);
         let name = OsStr::from_bytes(listed.name);
         ReplyDirectoryPlus::add(
@@ -56,7 +56,7 @@ impl DirectoryReply for ReplyDirectoryPlus {
             attr.ino,
             listed.next,
             name,
-            &TTL,
+            &ttl,
             &attr,
             Generation(listed.attributes.generation),
         )
@@ -71,22 +71,26 @@ impl DirectoryReply for ReplyDirectoryPlus {
 }
 
 /// Adds entries from `position` on until the reply is full. After an error nothing may be sent: what was added is not
-/// the directory.
+/// the directory. Tells how many were added.
 pub(super) fn fill(
-    view: &TreeView,
+    at: &ListedAt,
     directory: NodeId,
     position: u64,
     reply: &mut impl DirectoryReply,
-) -> Result<Now<()>, ViewError> {
-    let Now::Ready(list) = view.try_list(directory, position)? else {
+) -> Result<Now<usize>, ViewError> {
+    let Now::Ready(list) = at.tree()?.try_list(directory, position)? else {
         return Ok(Now::Later);
     };
+    // What is listed to its end although it is not shown any more is true of the listing alone.
+    let ttl = if at.is_shown { TTL } else { Duration::ZERO };
+    let mut added = 0;
     for listed in list {
-        if reply.add(&listed?) {
+        if reply.add(&listed?, ttl) {
             break;
         }
+        added += 1;
     }
-    Ok(Now::Ready(()))
+    Ok(Now::Ready(added))
 }
 
 /// An entry, or word that there is none, which the kernel keeps as long.

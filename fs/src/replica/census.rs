@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::engine::Engine;
 use super::inode::{hole_blocks, is_ours};
 use super::ledger::{Amount, Ledger, Share};
+use super::numbers::Numbers;
 use crate::beneath;
 use crate::digest::block_count;
 use crate::manifest::{Arrival, Entry, EntryIndex, Kind};
@@ -94,6 +95,9 @@ enum Uncounted {
 
 /// Loads every file that is on the disk, which counts it.
 fn count_resident(engine: &Arc<Engine>) -> Result<(), Uncounted> {
+    if let (Some(in_view), Some(numbers)) = (engine.store.layout.in_view(), &engine.store.numbers) {
+        return count_numbered(engine, in_view.content(), numbers);
+    }
     let layout = &engine.store.layout;
     for name in names(layout.links(), &RelPath::default())? {
         let index = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok()).map(EntryIndex);
@@ -101,6 +105,20 @@ fn count_resident(engine: &Arc<Engine>) -> Result<(), Uncounted> {
     }
     for root in engine.manifest.roots() {
         count_directory(engine, root)?;
+    }
+    Ok(())
+}
+
+/// Loads every file whose content lies by number.
+fn count_numbered(engine: &Arc<Engine>, content: BorrowedFd<'_>, numbers: &Numbers) -> Result<(), Uncounted> {
+    for group in names(content, &RelPath::default())? {
+        let Ok(group) = RelPath::from_names([group.as_slice()]) else { continue };
+        for name in names(content, &group)? {
+            let number = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok());
+            // Content of another edition is not this one's.
+            let Some(index) = number.and_then(|number| numbers.entry(number)) else { continue };
+            load(engine, index)?;
+        }
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ use super::inode::{Failure, Inode};
 use super::inodes::{Descriptors, Inodes, Marks};
 use super::key::InodeKey;
 use super::ledger::Ledger;
+use super::losing::Losing;
 use super::places::Places;
 use super::reads::Reads;
 use super::scheduler::{Limits, Order, SMALL_BYTES_MAX, Scheduler};
@@ -70,8 +71,8 @@ pub(super) struct Engine {
     ledger: Mutex<Arc<Ledger>>,
     /// The generation of `ledger`.
     generation: AtomicU64,
-    /// Held while what the disk lost is removed from it.
-    pub(super) losing: Mutex<()>,
+    /// Locked while what the disk lost is removed from it.
+    pub(super) losing: Arc<Losing>,
     /// Inodes whose files hold what the disk lost and could not be removed: nothing in them is content.
     pub(super) distrusted: Marks,
     /// Inodes that have lost all their names, and are no longer open.
@@ -106,7 +107,9 @@ pub(super) struct Parts {
 impl Engine {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
         let entries = parts.manifest.entries();
-        Arc::new_cyclic(|engine: &Weak<Self>| Self {
+        let losing =
+            parts.store.layout.in_view().map(|view| view.view().losing().clone()).unwrap_or_default();
+        let engine = Arc::new_cyclic(|engine: &Weak<Self>| Self {
             manifest: parts.manifest,
             origin: parts.origin,
             runtime: parts.runtime,
@@ -124,7 +127,7 @@ impl Engine {
             started: Instant::now(),
             ledger: Mutex::new(Arc::new(Ledger::new(entries))),
             generation: AtomicU64::new(0),
-            losing: Mutex::default(),
+            losing,
             distrusted: Marks::new(entries),
             forgotten: Marks::new(entries),
             stale: Marks::new(entries),
@@ -133,7 +136,9 @@ impl Engine {
             probed_ms: AtomicU64::new(0),
             closing: watch::Sender::new(false),
             changed: Notify::new(),
-        })
+        });
+        engine.losing.add(&engine);
+        engine
     }
 
     /// The inode with this key; `None` when there is no such file.
@@ -162,20 +167,40 @@ impl Engine {
     pub(super) fn disk_lost(self: &Arc<Self>, writes: &[Write], errno: Errno) {
         self.counters
             .error(format!("the disk lost what had been written: {errno}; it is fetched again when needed"));
-        let losing = lock(&self.losing);
-        {
-            // Before anything is punched out: whoever reads zeros there learns afterwards that they are not content.
-            let mut ledger = lock(&self.ledger);
-            *ledger = Arc::new(ledger.next(self.manifest.entries()));
-            self.generation.store(ledger.generation, Release);
-        }
+        let believers = self.losing.all();
+        let losing = self.losing.lock();
+        // Before anything is punched out: whoever reads zeros there learns afterwards that they are not content.
+        believers.iter().for_each(|engine| engine.doubt());
         let mut writes = writes.to_vec();
         writes.sort_by_key(|write| write.inode);
         for writes in writes.chunk_by(|one, other| one.inode == other.inode) {
             self.punch_out(writes);
         }
         drop(losing);
-        self.runtime.spawn(census::run(self.clone()));
+        for engine in believers {
+            engine.runtime.spawn(census::run(engine.clone()));
+        }
+    }
+
+    /// Nothing that was loaded is believed any more.
+    fn doubt(&self) {
+        let mut ledger = lock(&self.ledger);
+        *ledger = Arc::new(ledger.next(self.manifest.entries()));
+        self.generation.store(ledger.generation, Release);
+    }
+
+    /// Nothing in the file of an inode is content, for whoever has it.
+    fn distrust(&self, index: EntryIndex) {
+        self.distrusted.set(index);
+        let Some(number) = self.store.numbers.as_ref().and_then(|numbers| numbers.number(index)) else {
+            return;
+        };
+        for other in self.losing.all() {
+            let numbers = other.store.numbers.as_ref();
+            if let Some(index) = numbers.and_then(|numbers| numbers.entry(number)) {
+                other.distrusted.set(index);
+            }
+        }
     }
 
     /// Makes holes where fetched content of one inode went. What was written here cannot be fetched: it is left as it
@@ -185,7 +210,7 @@ impl Engine {
         let inode = self.inode(index.into()).filter(|_| !self.is_forgotten(index));
         let Some(inode) = inode else { return };
         if let Err(error) = self.punch_out_of(&inode, writes) {
-            self.distrusted.set(index);
+            self.distrust(index);
             self.report(&inode, &format!("what the disk lost cannot be removed: {error}"));
         }
     }

@@ -14,6 +14,9 @@
 //! | `staging/` | what is being made or removed; emptied at every start |
 //! | `digests` | the digests of the blocks that have been fetched |
 //! | `changed` | which files changed at the origin before they were here, and what became of them |
+//!
+//! A view that follows its origin has such a directory for each [edition](super::editions), without trees: its content
+//! lies beside them.
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -28,6 +31,9 @@ use std::sync::atomic::{
 use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 
+use super::editions::InView;
+use super::numbers::Numbers;
+use crate::digest::Digest;
 use crate::manifest::{EntryIndex, Manifest, SnapshotId};
 use crate::name::RelPath;
 
@@ -98,6 +104,8 @@ pub struct Layout {
     tree: OwnedFd,
     links: OwnedFd,
     companions: OwnedFd,
+    /// That of an edition of a view, whose content lies by number; `tree`, `links` and `companions` are empty then.
+    in_view: Option<InView>,
 }
 
 impl Layout {
@@ -169,13 +177,46 @@ impl Layout {
         };
         let (tree, links, companions) = (part("tree")?, part("links")?, part("companions")?);
         drop(part("staging")?);
-        write_readme(&directory).map_err(|source| LayoutError::Disk {
+        write_readme(&directory, README).map_err(|source| LayoutError::Disk {
             path: path.clone(),
             doing: "nothing can be written in it",
             source,
         })?;
         let settling = AtomicBool::new(is_settling(&directory));
-        Ok(Self { path, above, settling, directory, tree, links, companions })
+        Ok(Self { path, above, settling, directory, tree, links, companions, in_view: None })
+    }
+
+    /// That of an edition of a view, which is locked as a whole.
+    pub(super) fn edition(path: PathBuf, directory: OwnedFd, in_view: InView) -> Result<Self, LayoutError> {
+        let part = |name| {
+            make_directory(&directory, name)
+                .and_then(|()| subdirectory(&directory, name))
+                .map_err(|errno| disk(&path, "nothing can be made in it", errno))
+        };
+        let (tree, links, companions) = (part("none")?, part("none")?, part("none")?);
+        let (above, settling) = (None, AtomicBool::new(false));
+        Ok(Self { path, above, settling, directory, tree, links, companions, in_view: Some(in_view) })
+    }
+
+    /// Where it belongs, if it is an edition of a view.
+    pub(super) fn in_view(&self) -> Option<&InView> {
+        self.in_view.as_ref()
+    }
+
+    /// The numbers under which its content lies, of `entries` entries; none where it lies by path.
+    pub(super) fn numbers(&self, entries: u32) -> io::Result<Option<Numbers>> {
+        let numbers = |view: &InView| view.numbers(self.directory(), entries);
+        self.in_view.as_ref().map(numbers).transpose()
+    }
+
+    /// The snapshot that the files here are of, once that has been noted.
+    pub fn snapshot(&self) -> io::Result<Option<SnapshotId>> {
+        let mut noted = [0; 33];
+        match rustix::fs::fgetxattr(&self.directory, SNAPSHOT_XATTR, &mut noted[..]) {
+            Ok(length) => Ok(noted[..length].try_into().ok().map(|id| SnapshotId(Digest(id)))),
+            Err(Errno::NODATA) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Where it lies, for people: a mount may hide it.
@@ -216,8 +257,11 @@ impl Layout {
 
     /// Lets other processes open it.
     pub(super) fn unlock(&self) {
-        // It can only fail for a descriptor that is none.
-        let _ = rustix::fs::flock(&self.directory, FlockOperation::Unlock);
+        match &self.in_view {
+            Some(in_view) => in_view.view().unlock(),
+            // It can only fail for a descriptor that is none.
+            None => drop(rustix::fs::flock(&self.directory, FlockOperation::Unlock)),
+        }
     }
 
     /// Where a name of the manifest belongs: below which directory, and its path from there. `None` beyond what has
@@ -307,7 +351,7 @@ impl Layout {
     }
 }
 
-fn disk(path: &Path, doing: &'static str, errno: Errno) -> LayoutError {
+pub(super) fn disk(path: &Path, doing: &'static str, errno: Errno) -> LayoutError {
     LayoutError::Disk { path: path.into(), doing, source: errno.into() }
 }
 
@@ -349,12 +393,12 @@ pub fn new_name() -> String {
     format!("{PREFIX}{:04x}", RandomState::new().hash_one(()) & 0xffff)
 }
 
-fn make_directories(path: &Path) -> Result<(), Errno> {
+pub(super) fn make_directories(path: &Path) -> Result<(), Errno> {
     let error = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     std::fs::create_dir_all(path).map_err(error)
 }
 
-fn make_directory(parent: &OwnedFd, name: &str) -> Result<(), Errno> {
+pub(super) fn make_directory(parent: &OwnedFd, name: &str) -> Result<(), Errno> {
     match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno),
@@ -362,7 +406,7 @@ fn make_directory(parent: &OwnedFd, name: &str) -> Result<(), Errno> {
 }
 
 /// Opens a directory for everything that is done with one: descriptors of `O_PATH` refuse fsync, listing and locks.
-fn subdirectory(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+pub(super) fn subdirectory(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // Without NO_XDEV a `..` or a mount below would lead out of the replica's own filesystem.
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
@@ -370,11 +414,11 @@ fn subdirectory(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
 }
 
 /// Writes it where it is missing. What is there stays: a full disk must not keep a replica from being opened.
-fn write_readme(directory: &OwnedFd) -> io::Result<()> {
+pub(super) fn write_readme(directory: &OwnedFd, text: &str) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
     match rustix::fs::openat(directory, "README", flags, mode) {
-        Ok(file) => File::from(file).write_all(README.as_bytes()),
+        Ok(file) => File::from(file).write_all(text.as_bytes()),
         Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

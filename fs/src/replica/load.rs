@@ -26,7 +26,7 @@ impl Engine {
         loop {
             let ledger = self.ledger();
             // A new ledger is true once what was lost is gone.
-            drop(lock(&self.losing));
+            drop(self.losing.lock());
             let _data = lock(&inode.data);
             if self.generation() != ledger.generation {
                 continue;
@@ -111,7 +111,7 @@ impl Engine {
             return state.index.is_none() && state.remote_bytes == 0;
         };
         if !self.places.is_writable(inode.key) {
-            return *state == State::of(&entry, entry.mode());
+            return *state == self.store.state_of(&entry);
         }
         let remote = state.remote_bytes;
         let is_cut = remote < entry.size() && remote.is_multiple_of(BLOCK_BYTES);
@@ -121,7 +121,7 @@ impl Engine {
     fn not_there_yet(&self, inode: &Inode) -> Result<Found, StoreError> {
         let entry = self.entry(inode)?;
         let (size, present) = (entry.size(), BlockSet::empty(block_count(entry.size())));
-        let state = Some(State::of(&entry, entry.mode()));
+        let state = Some(self.store.state_of(&entry));
         Ok(Found { size, state, remote: size, present, holes_on_disk: false })
     }
 

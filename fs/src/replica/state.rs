@@ -134,6 +134,12 @@ impl State {
     }
 }
 
+/// What stands for the number of a file, in a view, where others have their index. All numbers that a disk will ever hold
+/// are told apart by the file's name; this is a check of it.
+pub(super) fn numbered(number: u64) -> EntryIndex {
+    EntryIndex((number % u64::from(MADE_HERE)) as u32)
+}
+
 /// What a file says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stated {

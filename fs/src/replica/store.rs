@@ -14,7 +14,9 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::editions;
 use super::layout::Layout;
+use super::numbers::Numbers;
 use super::probe::Backing;
 use super::state::{self, State};
 use crate::beneath;
@@ -52,12 +54,15 @@ impl StoreError {
 pub(super) struct Store {
     pub(super) layout: Arc<Layout>,
     pub(super) backing: Backing,
+    /// Under which files lie, in a view that follows its origin.
+    pub(super) numbers: Option<Arc<Numbers>>,
 }
 
-/// Where a file belongs: below a root's directory, or among the files with several names.
+/// Where a file belongs: below a root's directory, among the files with several names, or among all by its number.
 enum Place<'l> {
     Below(BorrowedFd<'l>, RelPath),
     Anchor(String),
+    Numbered(BorrowedFd<'l>, RelPath),
 }
 
 impl Store {
@@ -77,6 +82,7 @@ impl Store {
                 }
             }
             Place::Anchor(name) => beneath::open(self.layout.links(), name.as_bytes(), flags),
+            Place::Numbered(content, path) => beneath::open(content, path.as_bytes(), flags),
         };
         match opened {
             Ok(file) => Ok(Some(file.into())),
@@ -92,7 +98,7 @@ impl Store {
     /// Makes the file of an inode, all of it a hole, with the directories above it.
     pub(super) fn make(&self, manifest: &Manifest, inode: &Entry<'_>) -> Result<File, StoreError> {
         let (directory, name): (OwnedFd, Vec<u8>) = match self.place(manifest, inode)? {
-            Place::Below(root, path) => {
+            Place::Below(root, path) | Place::Numbered(root, path) => {
                 let mut names: Vec<_> = path.names().collect();
                 let name = names.pop().ok_or(StoreError::Foreign("it is a root"))?.to_vec();
                 let parent = RelPath::from_names(names).map_err(|_| Errno::INVAL)?;
@@ -108,10 +114,14 @@ impl Store {
         };
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&directory, ".", flags, Mode::RUSR | Mode::WUSR)?;
-        state::set(&file, &State::of(inode, inode.mode()))?;
+        state::set(&file, &self.state_of(inode))?;
         rustix::fs::ftruncate(&file, inode.size())?;
         match link_into(file.as_fd(), directory.as_fd(), &name) {
             Ok(()) => Ok(file.into()),
+            // Another edition has made it meanwhile: it is the same version of the file.
+            Err(Errno::EXIST) if self.numbers.is_some() => {
+                self.open_as(manifest, inode, OFlags::RDWR)?.ok_or(StoreError::System(Errno::NOENT))
+            }
             Err(Errno::EXIST) => Err(StoreError::Foreign("something else came to lie there")),
             Err(errno) => Err(errno.into()),
         }
@@ -126,7 +136,23 @@ impl Store {
         Ok(file.into())
     }
 
+    /// The state of the file that has just been made for an inode. In a view its number is in it in place of its index,
+    /// which another edition's may be.
+    pub(super) fn state_of(&self, inode: &Entry<'_>) -> State {
+        let state = State::of(inode, inode.mode());
+        match self.numbers.as_ref().and_then(|numbers| numbers.number(inode.inode())) {
+            Some(number) => State { index: Some(state::numbered(number)), ..state },
+            None => state,
+        }
+    }
+
     fn place(&self, manifest: &Manifest, inode: &Entry<'_>) -> Result<Place<'_>, StoreError> {
+        if let (Some(in_view), Some(numbers)) = (self.layout.in_view(), &self.numbers) {
+            let number = numbers.number(inode.inode()).ok_or(Errno::IO)?;
+            let names = editions::names_of(number);
+            let path = RelPath::from_names(names.iter().map(String::as_bytes)).map_err(|_| Errno::INVAL)?;
+            return Ok(Place::Numbered(in_view.content(), path));
+        }
         if inode.nlink() > 1 {
             return Ok(Place::Anchor(inode.index().0.to_string()));
         }

@@ -5,21 +5,10 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use super::{CloneTree, key, node};
 use crate::clock;
+use crate::filesystem::notice::{NOTICES_MAX, Notice};
 use crate::filesystem::{Attributes, NodeId};
 use crate::replica::InodeKey;
 use crate::replica::anew::Watch;
-
-/// Notices that nobody has taken yet, at most; then files wait for their turn to be replaced.
-const NOTICES_MAX: usize = 1024;
-
-/// What the kernel believes and is no longer so.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// That a name in a directory leads to what it did.
-    Name(NodeId, Box<[u8]>),
-    /// The attributes of a node.
-    Attributes(NodeId),
-}
 
 impl CloneTree {
     /// Begins to tell of what the kernel must forget. The notices must be taken by a thread that serves no request.

@@ -9,7 +9,7 @@ use fuser::{FileHandle, Request};
 use super::CloneAdapter;
 use crate::filesystem::{CloneTree, NodeId, Reading, ViewError};
 use crate::fuse::interrupt::Caller;
-use crate::fuse::reply::DirectoryReply;
+use crate::fuse::reply::{DirectoryReply, TTL};
 
 /// A reply with entries, and how it ended.
 type Filled<R> = (R, Result<(), ViewError>);
@@ -75,7 +75,7 @@ impl CloneAdapter {
             let Some(mut reply) = slot.take() else { return Ok(None) };
             let mut taken = 0;
             let filled = tree.entries(&reading, position, R::TELLS, |listed| {
-                let fits = !reply.add(&listed);
+                let fits = !reply.add(&listed, TTL);
                 taken += u32::from(fits);
                 fits
             });
