@@ -22,6 +22,7 @@ mod ask;
 mod attributes;
 mod block_set;
 mod blocks;
+mod cache;
 mod census;
 mod change;
 mod coming;
@@ -29,6 +30,7 @@ mod counters;
 mod directories;
 pub mod editions;
 mod engine;
+mod evict;
 mod extents;
 mod finish;
 mod flusher;
@@ -45,6 +47,7 @@ pub mod names;
 mod next;
 mod numbers;
 mod patience;
+mod pins;
 mod places;
 mod probe;
 mod read;
@@ -58,6 +61,7 @@ pub mod settle;
 mod state;
 pub mod status;
 mod store;
+mod uses;
 mod waiters;
 mod when_gone;
 mod write;
@@ -66,6 +70,8 @@ mod writer;
 pub use account::{Account, AccountError, DirectoryAccount, FileAccount, Presence, Reading};
 use anew::Anew;
 pub use attributes::SetAttributes;
+use cache::Cached;
+pub use cache::{Cache, CacheLimits, CachedStatus, Evicted};
 pub use change::{Known, Removal, Times};
 pub use editions::ViewDirectory;
 use engine::{Engine, Parts};
@@ -76,6 +82,8 @@ pub use layout::Layout;
 use names::{Files, Names};
 pub use numbers::Exhausted;
 pub(crate) use numbers::Numbers;
+use pins::Pins;
+pub use pins::{PINS_MAX, Pin, PinError, PinKept, PinStatus};
 use places::{Places, Positions};
 use probe::Refusal;
 pub use reader::{Program, on_behalf_of};
@@ -84,6 +92,7 @@ pub use settle::SettleError;
 pub use status::ReplicaStatus;
 use status::{OriginStatus, Tally};
 use store::Store;
+use uses::Uses;
 pub use when_gone::{NotAWhenGone, WAIT_DEFAULT, WAIT_MAX, WhenGone};
 pub use write::WriteError;
 
@@ -110,6 +119,11 @@ pub struct ReplicaConfig {
     pub hydrate: bool,
     /// Whether its first root can be changed.
     pub is_writable: bool,
+    /// The cache whose limits its content shares with that of others: of a replica that neither can be changed nor is
+    /// to become complete.
+    pub cache: Option<Arc<Cache>>,
+    /// What of it is kept here all the same. The next edition of a view has what this one has.
+    pub pins: Vec<Pin>,
 }
 
 impl ReplicaConfig {
@@ -122,6 +136,8 @@ impl ReplicaConfig {
             descriptors_max: None,
             hydrate: false,
             is_writable: false,
+            cache: None,
+            pins: Vec::new(),
         }
     }
 }
@@ -242,6 +258,23 @@ impl Replica {
         runtime: Handle,
         sync: flusher::SyncDisk,
     ) -> Result<Arc<Self>, ReplicaError> {
+        let cached = config.cache.clone().filter(|_| !config.is_writable).map(|cache| Cached {
+            cache,
+            uses: Uses::new(manifest.entries()),
+            pins: Pins::new(config.pins.clone()),
+        });
+        Self::open_cached(config, manifest, origin, runtime, sync, cached)
+    }
+
+    /// As [`open_with`](Self::open_with), as a part of a cache or of none.
+    fn open_cached(
+        config: ReplicaConfig,
+        manifest: Manifest,
+        origin: Arc<dyn Origin>,
+        runtime: Handle,
+        sync: flusher::SyncDisk,
+        cached: Option<Cached>,
+    ) -> Result<Arc<Self>, ReplicaError> {
         if origin.snapshot() != manifest.snapshot() {
             return Err(ReplicaError::OtherSnapshot);
         }
@@ -293,11 +326,16 @@ impl Replica {
             places,
             digests,
             anew,
+            cached,
             memory_bytes_max: config.memory_bytes_max.max(MEMORY_BYTES_MIN),
             descriptors_max: config.descriptors_max.unwrap_or_else(Descriptors::max_default),
             sync,
         });
         engine.runtime.spawn(census::run(engine.clone()));
+        if let Some(cached) = &engine.cached {
+            cached.cache.join(&engine);
+            engine.runtime.spawn(pins::run(engine.clone()));
+        }
         if config.hydrate {
             engine.runtime.spawn(hydrate::run(engine.clone()));
             if let Some(names) = &names {
@@ -390,7 +428,7 @@ impl Replica {
             when_gone: self.engine.when_gone,
             memory_bytes: scheduler.bytes(),
             memory_bytes_max: scheduler.bytes_max(),
-            disk_refuses: writer.refusal().map(|errno| errno.to_string()),
+            disk_refuses: writer.refusal().map(|refusal| refusal.to_string()),
             stale,
             stale_total,
             changed,

@@ -13,12 +13,13 @@ use super::hydrate::is_content;
 use super::inode::Inode;
 use super::key::InodeKey;
 use super::names::{Found, Names, NamesError};
+use super::pins::Pin;
 use super::reader::Program;
 use super::reads::{Awaited, Came, Waited};
 use super::state::State;
 use super::store::StoreError;
 use crate::digest::block_count;
-use crate::manifest::{Entry, EntryIndex, Kind, Listing, NotYet};
+use crate::manifest::{Entry, EntryIndex, Kind, Listing, Manifest, NotYet};
 
 /// What is told of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,16 +183,7 @@ impl Replica {
     }
 
     fn place<'n>(&self, root: u32, names: impl Iterator<Item = &'n [u8]>) -> Result<Place, AccountError> {
-        let manifest = self.manifest();
-        let root = manifest.roots().find(|index| index.0 == root);
-        let mut at = root.and_then(|root| manifest.entry(root)).ok_or(AccountError::NoSuchFile)?;
-        for name in names {
-            if at.kind() != Kind::Directory {
-                return Err(AccountError::NoSuchFile);
-            }
-            at = manifest.lookup(at.index(), name)?.ok_or(AccountError::NoSuchFile)?;
-        }
-        Ok(place_of(&at))
+        entry_below(self.manifest(), root, names).map(|entry| place_of(&entry))
     }
 
     fn file_account(&self, key: InodeKey) -> Result<FileAccount, AccountError> {
@@ -213,6 +205,28 @@ impl Replica {
             (None, None) => None,
         }
     }
+}
+
+/// The entry of the manifest that a pin names.
+pub(super) fn entry_at<'m>(manifest: &'m Manifest, pin: &Pin) -> Result<Entry<'m>, AccountError> {
+    let names = pin.path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+    entry_below(manifest, pin.root, names)
+}
+
+fn entry_below<'m, 'n>(
+    manifest: &'m Manifest,
+    root: u32,
+    names: impl Iterator<Item = &'n [u8]>,
+) -> Result<Entry<'m>, AccountError> {
+    let root = manifest.roots().find(|index| index.0 == root);
+    let mut at = root.and_then(|root| manifest.entry(root)).ok_or(AccountError::NoSuchFile)?;
+    for name in names {
+        if at.kind() != Kind::Directory {
+            return Err(AccountError::NoSuchFile);
+        }
+        at = manifest.lookup(at.index(), name)?.ok_or(AccountError::NoSuchFile)?;
+    }
+    Ok(at)
 }
 
 fn changed_place<'n>(tree: &Names, names: impl Iterator<Item = &'n [u8]>) -> Result<Place, AccountError> {

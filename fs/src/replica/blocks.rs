@@ -22,6 +22,9 @@ use crate::clock;
 use crate::digest::{BLOCK_BYTES, BlockIndex, block_count};
 use crate::manifest::Mtime;
 
+/// What the disk gives a file in; all common filesystems do so by default.
+const STORED_UNIT: u64 = 4096;
+
 /// What changes about an inode.
 #[derive(Debug)]
 pub(super) struct Blocks {
@@ -187,7 +190,7 @@ impl Blocks {
         };
         if self.state.is_none() || inode.is_ours {
             // An ordinary file counts as what it once was: nothing of it is missing.
-            return Share { here: Amount { files: has_content.into(), ..content }, gone: Amount::default() };
+            return Share { here: Amount { files: has_content.into(), ..content }, ..Share::default() };
         }
         let (present, remote) = (self.present.present(), inode.remote());
         let short = match self.present.blocks().checked_sub(1) {
@@ -204,7 +207,8 @@ impl Blocks {
             blocks: (blocks - self.present.blocks()) as i64,
             bytes: (inode.origin_bytes - remote) as i64,
         };
-        Share { here, gone }
+        let stored = (present * BLOCK_BYTES - short).next_multiple_of(STORED_UNIT);
+        Share { here, gone, stored: stored.cast_signed() }
     }
 
     fn has_all(&self) -> bool {
@@ -260,6 +264,23 @@ impl Blocks {
             }
             blocks.lost.retain(|lost| !range.contains(lost));
         });
+    }
+
+    /// All of it that is on the disk is taken from it; returns which blocks that is, and how much of the disk. What is
+    /// coming still comes. `data` is held, and nobody [relies](super::evict::Reliance) on what is there.
+    pub(super) fn evict(&mut self, inode: &Inode) -> (BlockSet, u64) {
+        let stored = self.share(inode).stored;
+        let mut present = BlockSet::empty(self.present.blocks());
+        if let Some(ledger) = &self.ledger {
+            ledger.clear_complete(inode.index);
+        }
+        self.change(inode, |blocks| std::mem::swap(&mut blocks.present, &mut present));
+        (present, stored.max(0).cast_unsigned())
+    }
+
+    /// What was taken from the disk is there after all. `data` is held.
+    pub(super) fn put_back(&mut self, inode: &Inode, present: BlockSet) {
+        self.change(inode, |blocks| blocks.present = present);
     }
 
     /// The file was cut off: the remote length is `remote` now, a multiple of a block. `data` is held.

@@ -69,7 +69,7 @@ fn count_totals(engine: &Engine, ledger: &Ledger) {
     }
     engine.counters.files.store(files, Relaxed);
     let here = Amount { files: empty, blocks: holes as i64, bytes: hole_bytes as i64 };
-    ledger.add(Share { here, gone: Amount::default() });
+    ledger.add(Share { here, ..Share::default() });
 }
 
 /// Counts a file whose content is made here, as its inode does.
@@ -78,7 +78,7 @@ fn count_ours(engine: &Engine, ledger: &Ledger, file: &Entry<'_>) {
         return;
     }
     let here = Amount { files: 1, blocks: block_count(file.size()) as i64, bytes: file.size() as i64 };
-    ledger.add_found(file.index(), Share { here, gone: Amount::default() });
+    ledger.add_found(file.index(), Share { here, ..Share::default() });
 }
 
 fn is_inode(entry: &Entry<'_>) -> bool {

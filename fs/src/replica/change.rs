@@ -139,6 +139,7 @@ impl Replica {
     pub fn opened(&self, file: impl Into<InodeKey>) {
         if let Some(inode) = self.engine.inode(file.into()) {
             inode.opens.fetch_add(1, AcqRel);
+            self.engine.used(&inode);
         }
     }
 
@@ -172,6 +173,9 @@ impl Replica {
         } else if inode.is_kept.load(Relaxed) {
             let engine = self.engine.clone();
             self.engine.runtime.spawn_blocking(move || engine.save_if_changed(&inode));
+        } else if self.engine.is_use_to_be_saved(&inode) {
+            let engine = self.engine.clone();
+            self.engine.runtime.spawn_blocking(move || engine.save_use(&inode));
         }
     }
 

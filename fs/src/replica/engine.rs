@@ -17,6 +17,7 @@ use super::anew::Anew;
 use super::ask::Ask;
 use super::block_set::BlockSet;
 use super::blocks::Blocks;
+use super::cache::Cached;
 use super::census;
 use super::counters::Counters;
 use super::flusher::{Content, Flusher, SyncDisk, Write};
@@ -30,6 +31,7 @@ use super::reads::Reads;
 use super::scheduler::{Limits, Order, SMALL_BYTES_MAX, Scheduler};
 use super::state::{self, Stated};
 use super::store::{Store, StoreError, punch};
+use super::uses;
 use super::writer::Writer;
 use super::{ReadError, WhenGone, lock};
 use crate::digest::block_count;
@@ -46,7 +48,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// The parts of a replica.
 ///
-/// Lock order: the flusher's `asking`, `losing`, an inode's `data`, the table of [`Inodes`], an inode's `blocks`, then
+/// Lock order: the cache's `evicting`, that of [`Losing`], the flusher's `asking`, `losing`, an inode's `data`, the table of [`Inodes`], an inode's `blocks`, then
 /// the scheduler's, the writer's, the flusher's `state`, the ledger's, the counters' and the reads', which are leaves. None is held
 /// across an `.await`, and of no two inodes is the same one held. So the disk is never asked for what it lost while a
 /// file's `data` is held.
@@ -81,6 +83,8 @@ pub(super) struct Engine {
     stale: Marks,
     /// Files that changed at the origin and are taken anew; of a replica that can be changed alone.
     pub(super) anew: Anew,
+    /// What makes its content a part of a cache: of a view alone.
+    pub(super) cached: Option<Cached>,
     snapshot_gone_until: Mutex<Option<Instant>>,
     /// The last probe, in ms since `started`.
     probed_ms: AtomicU64,
@@ -99,6 +103,7 @@ pub(super) struct Parts {
     pub(super) places: Box<dyn Places>,
     pub(super) digests: DigestFile,
     pub(super) anew: Anew,
+    pub(super) cached: Option<Cached>,
     pub(super) memory_bytes_max: u64,
     pub(super) descriptors_max: usize,
     pub(super) sync: SyncDisk,
@@ -132,6 +137,7 @@ impl Engine {
             forgotten: Marks::new(entries),
             stale: Marks::new(entries),
             anew: parts.anew,
+            cached: parts.cached,
             snapshot_gone_until: Mutex::new(None),
             probed_ms: AtomicU64::new(0),
             closing: watch::Sender::new(false),
@@ -245,6 +251,10 @@ impl Engine {
     /// Fetched blocks have been written. The inode's `data` is held; [`Flusher::ask_if_full`] is due when it no longer is.
     pub(super) fn blocks_stored(&self, inode: &Inode, range: Range<u64>) {
         inode.lock().stored(inode, range.clone());
+        if let Some(cached) = &self.cached {
+            cached.uses.found(inode.index, uses::now());
+            inode.use_saved.store(uses::now(), Relaxed);
+        }
         self.flusher.wrote(Write { inode: inode.index, blocks: range, origin: Content::Fetched });
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::engine::Engine;
 use super::inode::is_ours;
+use super::inodes::Marks;
 use super::ledger::Ledger;
 use super::scheduler::{Order, REQUEST_BYTES_MAX, SMALL_BYTES_MAX};
 use crate::digest::{BLOCK_BYTES, block_count};
@@ -49,6 +50,8 @@ struct Cursor {
     lately_sec: i64,
     /// Found, and not fit for the last bundle.
     over: Option<Bundle>,
+    /// The files that are wanted, unless all are.
+    only: Option<Arc<Marks>>,
 }
 
 /// Orders of one request: small files that are missing as a whole, or ranges. What is not sent is missing again when
@@ -76,7 +79,7 @@ async fn hydrate(engine: &Arc<Engine>) {
     if !arrived.is_ok_and(|arrival| *arrival == Arrival::Complete) {
         return;
     }
-    while !pass(engine).await {
+    while !pass(engine, None).await {
         tracing::debug!("a pass over the files has left some");
         let mut availability = engine.origin.availability();
         let back = availability.wait_for(|now| *now == Availability::Reachable);
@@ -93,9 +96,10 @@ async fn hydrate(engine: &Arc<Engine>) {
     engine.counters.hydrated.send_replace(true);
 }
 
-/// Asks once for everything that is missing; true when nothing was, or is any more.
-async fn pass(engine: &Arc<Engine>) -> bool {
-    let mut cursor = Some(Cursor::new());
+/// Asks once for everything that is missing, of these files or of all; true when nothing was, or is any more. Cancel
+/// safe.
+pub(super) async fn pass(engine: &Arc<Engine>, only: Option<&Arc<Marks>>) -> bool {
+    let mut cursor = Some(Cursor::new(only.cloned()));
     while let Some(at) = cursor {
         room(engine).await;
         let finding = engine.clone();
@@ -109,15 +113,21 @@ async fn pass(engine: &Arc<Engine>) -> bool {
         }
     }
     engine.bulk_ended().await;
-    let looking = engine.clone();
-    tokio::task::spawn_blocking(move || is_all_here(&looking)).await.unwrap_or(false)
+    let (looking, only) = (engine.clone(), only.cloned());
+    tokio::task::spawn_blocking(move || are_here(&looking, only.as_deref())).await.unwrap_or(false)
 }
 
 /// True when the disk has kept everything. Blocks for as long as it takes to write it back.
 pub(super) fn is_all_here(engine: &Arc<Engine>) -> bool {
+    are_here(engine, None)
+}
+
+fn are_here(engine: &Arc<Engine>, only: Option<&Marks>) -> bool {
     engine.flusher.ask(engine);
     let ledger = engine.ledger();
-    let is_here = |file: Entry<'_>| ledger.is_complete(file.index()) || !is_content(engine, &file);
+    let is_wanted = |file: &Entry<'_>| only.is_none_or(|only| only.is_set(file.index()));
+    let is_here =
+        |file: Entry<'_>| !is_wanted(&file) || ledger.is_complete(file.index()) || !is_content(engine, &file);
     // What the disk turned out to have lost meanwhile is missing again.
     engine.manifest.iter().all(is_here) && engine.generation() == ledger.generation
 }
@@ -208,10 +218,10 @@ impl Drop for Bundle {
 }
 
 impl Cursor {
-    fn new() -> Self {
+    fn new(only: Option<Arc<Marks>>) -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let lately_sec = now.saturating_sub(LATELY).as_secs() as i64;
-        Self { part: 0, entry: 0, block: 0, lately_sec, over: None }
+        Self { part: 0, entry: 0, block: 0, lately_sec, over: None, only }
     }
 
     /// The part a file belongs to.
@@ -231,7 +241,8 @@ impl Cursor {
                 (self.part, self.entry, self.block) = (self.part + 1, 0, 0);
                 continue;
             };
-            let wanted = self.part_of(&entry) == *part
+            let wanted = self.only.as_ref().is_none_or(|only| only.is_set(entry.index()))
+                && self.part_of(&entry) == *part
                 && !ledger.is_complete(entry.index())
                 && is_content(engine, &entry);
             let (from, end) = (self.block, block_count(entry.size()));

@@ -60,6 +60,10 @@ pub(super) struct Inode {
     size: AtomicU64,
     /// Open handles.
     pub(super) opens: AtomicU32,
+    /// Reads that rely on the blocks that were on the disk when they began: they are not evicted meanwhile.
+    pub(super) readers: AtomicU32,
+    /// The last use that its file's times tell, in seconds since 1970; see [`super::uses`].
+    pub(super) use_saved: AtomicU32,
     /// Somebody opened it for writing, and it was open ever since.
     pub(super) is_open_for_writing: AtomicBool,
     /// All its names are gone; it lives on as long as it is open.
@@ -167,6 +171,8 @@ impl Inode {
             remote: AtomicU64::new(origin_bytes),
             size: AtomicU64::new(origin_bytes),
             opens: AtomicU32::new(0),
+            readers: AtomicU32::new(0),
+            use_saved: AtomicU32::new(0),
             is_open_for_writing: AtomicBool::new(false),
             is_removed: AtomicBool::new(false),
             is_kept: AtomicBool::new(false),
@@ -321,7 +327,7 @@ impl Inode {
         let from_start =
             Amount { files: (blocks == holes).into(), blocks: holes as i64, bytes: hole_bytes as i64 };
         match self.key {
-            InodeKey::Entry(_) => Share { here: -from_start, gone: whole },
+            InodeKey::Entry(_) => Share { here: -from_start, gone: whole, stored: 0 },
             InodeKey::Local(_) => Share::default(),
         }
     }

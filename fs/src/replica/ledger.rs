@@ -21,6 +21,7 @@ pub(super) struct Ledger {
     counted: Marks,
     here: Sum,
     gone: Sum,
+    stored: AtomicI64,
     /// The part of both that files have which were removed. It is true whatever the disk does.
     forgotten: [Sum; 2],
     /// What lay on the disk at the start has been counted.
@@ -43,6 +44,8 @@ pub(super) struct Share {
     pub(super) here: Amount,
     /// What will never be here, and is no part of the whole: it was cut off or removed.
     pub(super) gone: Amount,
+    /// Bytes that it takes on the disk for blocks that came from the origin.
+    pub(super) stored: i64,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +93,7 @@ impl Ledger {
             counted: Marks::new(entries),
             here: Sum::of(forgotten[0]),
             gone: Sum::of(forgotten[1]),
+            stored: AtomicI64::new(0),
             forgotten: forgotten.map(Sum::of),
             is_counted: AtomicBool::new(false),
         }
@@ -109,6 +113,12 @@ impl Ledger {
     pub(super) fn add(&self, share: Share) {
         self.here.add(share.here);
         self.gone.add(share.gone);
+        self.stored.fetch_add(share.stored, Relaxed);
+    }
+
+    /// Bytes that what came from the origin takes on the disk, as far as it has been counted.
+    pub(super) fn stored(&self) -> u64 {
+        self.stored.load(Relaxed).max(0).cast_unsigned()
     }
 
     /// Adds what of an inode was found on the disk, the first time it is found.
@@ -133,6 +143,11 @@ impl Ledger {
     /// Notes that an inode is complete.
     pub(super) fn set_complete(&self, inode: EntryIndex) {
         self.complete.set(inode);
+    }
+
+    /// Notes that an inode is no longer complete. Its `data` is held, so that nobody looks at its file meanwhile.
+    pub(super) fn clear_complete(&self, inode: EntryIndex) {
+        self.complete.clear(inode);
     }
 
     /// True when an inode is known to be complete.
@@ -177,6 +192,7 @@ impl Sub for Share {
     type Output = Self;
 
     fn sub(self, other: Self) -> Self {
-        Self { here: self.here - other.here, gone: self.gone - other.gone }
+        let stored = self.stored.wrapping_sub(other.stored);
+        Self { here: self.here - other.here, gone: self.gone - other.gone, stored }
     }
 }

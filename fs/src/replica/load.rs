@@ -40,7 +40,11 @@ impl Engine {
                     self.forget(inode);
                 }
             })?;
+            let is_stored = found.state.is_some() && found.present.present() > 0;
             inode.lock().load(inode, found, ledger);
+            if is_stored {
+                self.found_stored(inode);
+            }
             return Ok(());
         }
     }

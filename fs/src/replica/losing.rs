@@ -1,4 +1,4 @@
-//! Who must know when the disk has lost content: every replica that believes in the same files.
+//! Who must know when the disk has lost content, or some of it is evicted: every replica that believes in the same files.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -10,6 +10,8 @@ use super::lock;
 pub(super) struct Losing {
     /// Held while what the disk lost is removed from it.
     losing: Mutex<()>,
+    /// Held while a file is evicted, so that nobody comes to believe in it meanwhile.
+    evicting: Mutex<()>,
     /// A leaf.
     engines: Mutex<Vec<Weak<Engine>>>,
 }
@@ -20,8 +22,14 @@ impl Losing {
         lock(&self.losing)
     }
 
+    /// Keeps others from evicting, and from joining.
+    pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
+        lock(&self.evicting)
+    }
+
     /// One more that believes in the files.
     pub(super) fn add(&self, engine: &Arc<Engine>) {
+        let _alone = self.alone();
         let mut engines = lock(&self.engines);
         engines.retain(|engine| engine.strong_count() > 0);
         engines.push(Arc::downgrade(engine));

@@ -1,6 +1,7 @@
 //! The step of a view from one edition to the next.
 
 use std::fs::File;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -37,10 +38,17 @@ impl Replica {
             .write_numbers(config.layout.directory(), &numbers)
             .and_then(|()| File::open(config.layout.manifest_path())?.sync_all())
             .map_err(|source| disk("the new edition cannot be written", source))?;
-        let next = Self::open(config, manifest, origin, runtime)?;
+        let cached = self.engine.cached.as_ref().map(|cached| cached.next(manifest.entries()));
+        let sync = Box::new(|directory: BorrowedFd<'_>| rustix::fs::syncfs(directory));
+        let next = Self::open_cached(config, manifest, origin, runtime, sync, cached)?;
         in_view
             .publish(next.layout().directory())
             .map_err(|errno| disk("the new edition cannot be put in place", errno.into()))?;
+        if let (Some(here), Some(there)) = (&self.engine.cached, &next.engine.cached) {
+            let entry_of =
+                |file| self.numbers()?.number(file).and_then(|number| next.numbers()?.entry(number));
+            here.followed_by(there, entry_of);
+        }
         Ok(next)
     }
 

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::ask::Ask;
 use super::engine::Engine;
+use super::evict::Reliance;
 use super::inode::{Failure, Inode, News, Plan, Source};
 use super::key::InodeKey;
 use super::patience::{PAUSE_MIN, Patience};
@@ -70,6 +71,7 @@ impl Engine {
         let found = self.canonical(key).and_then(|key| self.inodes.find(key));
         let Some(inode) = found else { return self.unseen(key, offset) };
         let generation = self.generation();
+        let _relied = Reliance::on(&inode);
         let span;
         let (plan, file, ahead) = {
             let mut blocks = inode.lock();
@@ -88,6 +90,7 @@ impl Engine {
             (plan, blocks.file.clone(), ahead)
         };
         self.send_ahead(ahead);
+        self.used(&inode);
         match self.gather_now(&inode, &plan, span, file.as_deref()) {
             Ok(bytes) if self.generation() == generation => TryRead::Ready(bytes),
             Ok(_) | Err(NotNow::Wait) => TryRead::WouldWait,
@@ -187,6 +190,8 @@ impl Engine {
     }
 
     async fn read_loaded(self: &Arc<Self>, inode: &Arc<Inode>, span: Span) -> Result<Bytes, NotRead> {
+        let reliance = Reliance::on(inode);
+        self.used(inode);
         let plan = inode.plan(&inode.lock(), span.blocks());
         let plan = match plan {
             Plan::Missing => Plan::Here(self.wait(inode, span.blocks()).await?),
@@ -202,7 +207,11 @@ impl Engine {
             return Ok(bytes);
         }
         let (engine, inode) = (self.clone(), inode.clone());
-        let read = move || engine.gather_blocking(&inode, &plan, span);
+        let read = move || {
+            // It may go on when nobody waits for it any more, and opens the file.
+            let _relied = reliance;
+            engine.gather_blocking(&inode, &plan, span)
+        };
         self.runtime.spawn_blocking(read).await.map_err(|_| ReadError::Io(Errno::IO))?
     }
 

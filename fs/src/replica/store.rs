@@ -146,6 +146,24 @@ impl Store {
         }
     }
 
+    /// Removes the name of an inode's file, and with it the file.
+    pub(super) fn remove(&self, manifest: &Manifest, inode: &Entry<'_>) -> Result<(), StoreError> {
+        let removed = match self.place(manifest, inode)? {
+            Place::Below(root, path) | Place::Numbered(root, path) => {
+                let mut names: Vec<_> = path.names().collect();
+                let name = names.pop().ok_or(StoreError::Foreign("it is a root"))?.to_vec();
+                let parent = RelPath::from_names(names).map_err(|_| Errno::INVAL)?;
+                beneath::open(root, parent.as_bytes(), OFlags::PATH | OFlags::DIRECTORY)
+                    .and_then(|parent| rustix::fs::unlinkat(parent, &name[..], AtFlags::empty()))
+            }
+            Place::Anchor(name) => rustix::fs::unlinkat(self.layout.links(), name, AtFlags::empty()),
+        };
+        match removed {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     fn place(&self, manifest: &Manifest, inode: &Entry<'_>) -> Result<Place<'_>, StoreError> {
         if let (Some(in_view), Some(numbers)) = (self.layout.in_view(), &self.numbers) {
             let number = numbers.number(inode.inode()).ok_or(Errno::IO)?;

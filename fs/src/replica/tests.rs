@@ -18,6 +18,7 @@ use scripted::{Act, ScriptedOrigin, TestFile, TestTree, file};
 
 mod account;
 mod anew;
+mod cache;
 mod changes;
 mod faults;
 mod finish;

@@ -4,12 +4,14 @@
 //! What a full disk refuses stays in memory for a while, so that reading on in it does not fetch it again each time.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use rustix::io::Errno;
 
+use super::cache::Full;
 use super::engine::Engine;
 use super::inode::Inode;
 use super::lock;
@@ -47,7 +49,25 @@ struct State {
     unsaved: VecDeque<Job>,
     unsaved_bytes: u64,
     /// Why the disk refused the last job, if it did.
-    refusal: Option<Errno>,
+    refusal: Option<Refusal>,
+}
+
+/// Why what is fetched cannot be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// What the disk said.
+    Disk(Errno),
+    /// The cache has no room.
+    Full(Full),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(errno) => errno.fmt(f),
+            Self::Full(full) => full.fmt(f),
+        }
+    }
 }
 
 /// The jobs of some inodes, in the order in which they came.
@@ -86,7 +106,7 @@ impl Writer {
     }
 
     /// While the disk refuses what is fetched: why.
-    pub(super) fn refusal(&self) -> Option<Errno> {
+    pub(super) fn refusal(&self) -> Option<Refusal> {
         lock(&self.state).refusal
     }
 
@@ -108,6 +128,10 @@ impl Writer {
                     }
                 }
             };
+            if let Err(full) = admitted(engine, &job) {
+                self.refused(engine, job, None, Refusal::Full(full));
+                continue;
+            }
             let stored = store(engine, &job);
             engine.flusher.ask_if_full();
             match stored {
@@ -115,7 +139,9 @@ impl Writer {
                     drop(job);
                     self.stored();
                 }
-                Err((from, StoreError::System(errno))) => self.refused(engine, job, from, errno),
+                Err((from, StoreError::System(errno))) => {
+                    self.refused(engine, job, Some(from), Refusal::Disk(errno));
+                }
                 // What is in the way of one file says nothing about the disk, and stays in its way.
                 Err((_, error @ StoreError::Foreign(_))) => {
                     engine.report(&job.inode, &format!("it cannot be kept: {error}"));
@@ -143,18 +169,23 @@ impl Writer {
     }
 
     /// Keeps what could not be written, the blocks of the job from `from` on, as far as there is room for it.
-    fn refused(&self, engine: &Engine, mut job: Job, from: u64, errno: Errno) {
-        engine.counters.error(format!("the disk refuses what is fetched: {errno}"));
-        let blocks = from - job.blocks.start;
+    fn refused(&self, engine: &Engine, mut job: Job, from: Option<u64>, why: Refusal) {
+        match why {
+            Refusal::Disk(errno) => {
+                engine.counters.error(format!("the disk refuses what is fetched: {errno}"));
+            }
+            Refusal::Full(full) => engine.counters.error(format!("what is fetched is not kept: {full}")),
+        }
+        let blocks = from.map_or(0, |from| from - job.blocks.start);
         if blocks > 0 {
-            job.blocks.start = from;
+            job.blocks.start += blocks;
             job.bytes = job.bytes.slice((blocks * BLOCK_BYTES) as usize..);
             drop(job.lease.split(blocks * BLOCK_BYTES));
         }
         let mut surplus = Vec::new();
         {
             let mut state = lock(&self.state);
-            state.refusal = Some(errno);
+            state.refusal = Some(why);
             state.unsaved_bytes += job.bytes.len() as u64;
             state.unsaved.push_back(job);
             while state.unsaved_bytes > UNSAVED_BYTES_MAX
@@ -168,6 +199,12 @@ impl Writer {
             job.inode.lock().dropped(job.blocks);
         }
     }
+}
+
+/// Whether there is room for a job where its bytes share that of a cache.
+fn admitted(engine: &Arc<Engine>, job: &Job) -> Result<(), Full> {
+    let cached = engine.cached.as_ref();
+    cached.map_or(Ok(()), |cached| cached.cache.admits(engine, job.bytes.len() as u64))
 }
 
 /// Writes those of a job's blocks that are still wanted; on an error, tells from which block on they were not written.

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::manifest::walk::{MANIFEST_FILE, WalkOptions, WalkProgress, build};
-use crate::manifest::{Carried, Manifest};
+use crate::manifest::{Carried, EntryIndex, Manifest};
 use crate::origin::{LocalOrigin, ReadPool};
-use crate::replica::{ReadError, ReplicaConfig, ReplicaError, ViewDirectory};
+use crate::replica::{
+    Cache, CacheLimits, Pin, ReadError, ReplicaConfig, ReplicaError, TryRead, ViewDirectory,
+};
 
 const OWNER: Owner = Owner { uid: 1234, gid: 567 };
 const BOUND: Duration = Duration::from_secs(20);
@@ -38,18 +40,23 @@ fn origin(snapshot: &Path) -> Arc<LocalOrigin> {
 }
 
 /// The edition that the view's directory opens as, of `snapshot`.
-fn open(view: &Arc<ViewDirectory>, snapshot: &Path) -> Arc<Replica> {
+fn open(view: &Arc<ViewDirectory>, snapshot: &Path, cache: Option<Arc<Cache>>) -> Arc<Replica> {
     let layout = view.shown().unwrap();
     let at = layout.manifest_path();
     if !at.exists() {
         fs::copy(snapshot.join(MANIFEST_FILE), &at).unwrap();
     }
     let manifest = Manifest::open(&at).unwrap();
-    Replica::open(ReplicaConfig::new(layout), manifest, origin(snapshot), Runtime::current()).unwrap()
+    let config = ReplicaConfig { cache, ..ReplicaConfig::new(layout) };
+    Replica::open(config, manifest, origin(snapshot), Runtime::current()).unwrap()
 }
 
 impl Bench {
     fn new(files: &[(&str, &str)]) -> Self {
+        Self::with(files, None)
+    }
+
+    fn with(files: &[(&str, &str)], cache: Option<Arc<Cache>>) -> Self {
         let base = tempfile::tempdir().unwrap();
         fs::create_dir(base.path().join("w")).unwrap();
         fs::create_dir(base.path().join("companion")).unwrap();
@@ -59,7 +66,7 @@ impl Bench {
         }
         let first = snapshot(base.path(), 0);
         let view = ViewDirectory::open(&base.path().join("view")).unwrap();
-        let following = Following::new(open(&view, &first), OWNER, Runtime::current());
+        let following = Following::new(open(&view, &first, cache), OWNER, Runtime::current());
         Self { base, snapshots: AtomicU32::new(0), view, following }
     }
 
@@ -168,6 +175,7 @@ async fn what_stays_keeps_its_node_and_is_not_fetched_again() {
     {
         assert_eq!(bench.content(path).await, content);
     }
+    bench.following.replica().idle().await;
     assert_eq!(bench.fetched(), 11, "more was fetched than what is new");
     bench.until("the first edition stays", || bench.editions() == ["1"]).await;
     bench.until("the old version's content stays", || bench.files_here() == 4).await;
@@ -296,7 +304,7 @@ async fn a_view_opens_as_what_it_showed_last() {
     let view = ViewDirectory::open(&base).unwrap();
     assert_eq!(names(&base.join("editions")), ["2"]);
     assert!(names(&base.join("content/7")).is_empty());
-    let replica = open(&view, &newest);
+    let replica = open(&view, &newest, None);
     let following = Following::new(replica, OWNER, Runtime::current());
     let tree = following.root(0);
     for (name, content) in [("same", "same"), ("edited", "after"), ("linked", "two names")] {
@@ -323,7 +331,7 @@ async fn a_crash_before_an_edition_is_in_place_leaves_the_one_before() {
     drop((view, following, layout));
     let view = ViewDirectory::open(&at).unwrap();
     assert_eq!(names(&at.join("editions")), ["0"]);
-    let replica = open(&view, &first);
+    let replica = open(&view, &first, None);
     let file = replica.manifest().lookup(crate::manifest::EntryIndex(0), b"file").unwrap().unwrap().index();
     assert_eq!(replica.read(file, 0, 100).await.unwrap(), "before");
     assert_eq!(replica.status().fetched.demand, 0);
@@ -369,4 +377,54 @@ async fn earlier_editions_have_a_bound() {
     let last = (EARLIER_MAX + 2).to_string();
     bench.until("earlier editions stay", || bench.editions() == [last.clone()]).await;
     assert_eq!(bench.content("file").await, last);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_evicted_is_missing_in_every_edition_and_what_is_pinned_stays() {
+    let content: String = ('a'..='z').cycle().take(300_000).collect();
+    let files = ["kept", "gone", "changes", "d/pinned"].map(|path| (path, content.as_str()));
+    let cache = Cache::new(CacheLimits { bytes_max: 1 << 30, free_bytes_min: 0 });
+    let bench = Bench::with(&files, Some(cache.clone()));
+    let first = bench.following.replica();
+    first.pin(Pin { root: 0, path: b"d".into() }).unwrap();
+    for path in ["kept", "gone", "d/pinned"] {
+        assert_eq!(bench.content(path).await, content);
+    }
+    // Somebody keeps the first edition by what is no longer in the second one.
+    let (handle, node, _) = bench.open_and_read("changes").await;
+    first.idle().await;
+    write(&bench.at("changes"), "something else");
+    bench.advance();
+    let second = bench.following.replica();
+    let (kept, ..) = bench.open_and_read("kept").await;
+    counted(&second).await;
+    assert_eq!(cache.bytes(), 4 * 303_104, "what both editions have counts once");
+    let until = tokio::time::Instant::now() + Duration::from_secs(60);
+    let (evicted, is_done) = tokio::task::block_in_place(|| cache.prune(0, until));
+    assert_eq!((evicted.files, is_done), (1, true), "what is open or pinned in any edition stays");
+    let fetched = bench.fetched();
+    let entry = |replica: &Replica, name: &str| {
+        replica.manifest().lookup(EntryIndex(0), name.as_bytes()).unwrap().unwrap().index()
+    };
+    assert_eq!(first.try_read(entry(&first, "gone"), 0, 1000), TryRead::WouldWait);
+    assert_eq!(first.read(entry(&first, "gone"), 0, 300_000).await.unwrap(), content.as_bytes());
+    for path in ["gone", "kept", "d/pinned"] {
+        assert_eq!(bench.content(path).await, content);
+    }
+    assert!(bench.fetched() <= fetched + 300_000);
+    assert_eq!(bench.read(handle, node).await.unwrap(), content);
+    bench.following.root(0).release(handle);
+    bench.following.root(0).release(kept);
+    assert_eq!(second.pins().len(), 1);
+}
+
+async fn counted(replica: &Replica) {
+    let counting = async {
+        while !replica.status().counted
+            || replica.pins().iter().any(|pin| pin.kept.is_none_or(|k| k.files_here < k.files))
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), counting).await.expect("it is not counted");
 }
