@@ -22,8 +22,8 @@ mod schema;
 mod workspaces;
 
 pub use leases::{
-    IDLE_AFTER, LEASE_TIME, LEASES_PER_PEER_MAX, LEASES_PER_SNAPSHOT_MAX, Lease, SNAPSHOTS_PER_WORKSPACE_MAX,
-    SnapshotRecord,
+    IDLE_AFTER, LEASE_TIME, LEASES_PER_PEER_MAX, LEASES_PER_SNAPSHOT_MAX, Lease, LeaseReason,
+    SNAPSHOTS_PER_WORKSPACE_MAX, SnapshotRecord,
 };
 pub use peers::{PEERS_MAX, PeerRecord, Sighting};
 pub use workspaces::{ShareMode, ShareRecord, WorkspaceId, WorkspaceRecord};

@@ -15,6 +15,7 @@ use twinshare_fs::origin::Origin;
 use twinshare_fs::origin::local::LocalOriginError;
 use twinshare_transport::identity::PeerId;
 
+mod follow;
 mod freeze;
 mod origins;
 mod store;
@@ -23,8 +24,9 @@ mod store;
 mod tests;
 
 use crate::home::Home;
-use crate::registry::{Registry, RegistryError, SnapshotRecord, WorkspaceRecord};
+use crate::registry::{LeaseReason, Registry, RegistryError, SnapshotRecord, WorkspaceRecord};
 use crate::workspace::WorkspaceError;
+use follow::Followers;
 use freeze::Queues;
 use origins::Origins;
 use store::Store;
@@ -87,7 +89,8 @@ impl SnapshotError {
 /// The node's snapshots. Dropping it ends the walks under way.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
-    queues: Queues,
+    queues: Arc<Queues>,
+    followers: Followers,
     origins: Origins,
     store: Arc<Store>,
 }
@@ -102,7 +105,9 @@ impl Snapshots {
     /// Those in `home`; what an earlier process left unfinished there is removed. Blocks on the disk.
     pub(crate) fn open(home: Home, registry: Registry) -> Result<Self, SnapshotError> {
         let store = Arc::new(Store::open(home, registry)?);
-        Ok(Self { queues: Queues::default(), origins: Origins::default(), store })
+        let queues = Arc::new(Queues::default());
+        let followers = Followers::new(store.clone(), queues.clone());
+        Ok(Self { queues, followers, origins: Origins::default(), store })
     }
 
     /// Freezes the workspace as it is after this call began, and gives `peer` a lease on the result. Requests that
@@ -113,7 +118,18 @@ impl Snapshots {
         workspace: WorkspaceRecord,
         peer: PeerId,
     ) -> Result<SnapshotRecord, Arc<SnapshotError>> {
-        self.queues.freeze(&self.store, workspace, peer).await
+        self.queues.freeze(&self.store, workspace, peer, LeaseReason::Opened).await
+    }
+
+    /// Waits for a snapshot of the workspace other than `base`, and gives `peer` a lease on it. Never ends by itself while
+    /// there is none. What was frozen is kept for the peer until it has been told of some later ones.
+    pub(crate) async fn watch(
+        &self,
+        workspace: WorkspaceRecord,
+        peer: PeerId,
+        base: SnapshotId,
+    ) -> Result<SnapshotRecord, Arc<SnapshotError>> {
+        self.followers.watch(workspace, peer, base).await
     }
 
     /// What serves a snapshot; opened once and kept for a while.

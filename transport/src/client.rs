@@ -22,7 +22,7 @@ mod link;
 mod origin;
 mod remote;
 
-pub use remote::Remote;
+pub use remote::{Remote, Watched};
 
 /// Why a call to a peer failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

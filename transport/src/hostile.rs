@@ -11,10 +11,13 @@ use quinn::{
 use tokio::time::{Instant, timeout};
 use twinshare_fs::digest::{BlockIndex, Digest};
 use twinshare_fs::manifest::{EntryIndex, SnapshotId};
-use twinshare_fs::origin::{BlockRange, Class, Deliveries, OriginError};
+use twinshare_fs::origin::{BlockRange, Class, Deliveries, OriginError, SinceFrame};
 
+use crate::client::Watched;
 use crate::outlet::Outlet;
-use crate::protocol::{Answer, Encoding, Hello, Offer, Refusal, Request, RunHeader, decode_answer};
+use crate::protocol::{
+    Answer, Encoding, Hello, Offer, Refusal, Request, RunHeader, SnapshotInfo, decode_answer,
+};
 use crate::testing::OpenToAll;
 use crate::wire::{AnswerLost, FrameReader, FrameWriter};
 use crate::{CallError, Client, Identity, Remote, Server, tls, tuning};
@@ -143,6 +146,44 @@ async fn a_client_survives_bytes_that_are_no_answer() {
     check_read(bomb, is_invalid).await;
     let junk = [run(5, 8, 1, 4, Encoding::Zstd), b"junk".to_vec()].concat();
     check_read(junk, is_invalid).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_believes_only_what_can_be_an_answer() {
+    async fn check(bytes: Vec<u8>, expected: fn(&Result<Watched, CallError>) -> bool) {
+        let liar = Liar::new(bytes.clone(), true);
+        let watched = timeout(SOON, liar.remote.watch("w", SNAPSHOT)).await.expect("the watch does not end");
+        assert!(expected(&watched), "{watched:?} for {bytes:?}");
+    }
+    let done = answer(&Answer::Done);
+    let info = SnapshotInfo { id: SNAPSHOT, size: Default::default() };
+    let news = answer(&Answer::Snapshot(info));
+    check(done.clone(), |watched| *watched == Ok(Watched::Nothing)).await;
+    check([news.clone(), done.clone()].concat(), |watched| matches!(watched, Ok(Watched::New(_)))).await;
+    check(answer(&Answer::Refused(Refusal::BadRequest)), |watched| *watched == Ok(Watched::NotOffered)).await;
+    check([news.clone(), news, done.clone()].concat(), |w| matches!(w, Err(CallError::Invalid(_)))).await;
+    check([answer(&Answer::Hello(Hello::new("x"))), done].concat(), |w| {
+        matches!(w, Err(CallError::Invalid(_)))
+    })
+    .await;
+    check(vec![], |watched| matches!(watched, Err(CallError::Unreachable(_)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_since_is_of_frames_only() {
+    let since = async |bytes: Vec<u8>| {
+        let liar = Liar::new(bytes, true);
+        let mut frames = liar.remote.origin(SNAPSHOT).read_manifest_since(SNAPSHOT);
+        timeout(SOON, frames.recv())
+            .await
+            .expect("the answer does not end")
+            .expect("an answer of lies was taken")
+    };
+    assert!(is_invalid(&since(answer(&Answer::Hello(Hello::new("x")))).await.unwrap_err()));
+    assert!(is_invalid(&since(answer(&Answer::Refused(Refusal::BadRequest))).await.unwrap_err()));
+    assert!(is_gone(&since(answer(&Answer::DeltaFrame(3))).await.unwrap_err()));
+    let frame = [answer(&Answer::DeltaFrame(3)), b"abc".to_vec()].concat();
+    assert_eq!(since(frame).await, Ok(SinceFrame::Delta(Bytes::from_static(b"abc"))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

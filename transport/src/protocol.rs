@@ -31,7 +31,7 @@
 //! A **message** is its length ([`LENGTH_BYTES`], little-endian), then one byte with its number, then its body in
 //! postcard format (varints, enum variants by their order, sequences with their length in front). The length counts
 //! number and body, and has a limit, [`REQUEST_BYTES_MAX`] or [`ANSWER_BYTES_MAX`], which is checked before anything
-//! is read or allocated. A body must take up its message exactly. Three messages announce a **payload**, raw bytes
+//! is read or allocated. A body must take up its message exactly. Four messages announce a **payload**, raw bytes
 //! directly behind them, whose length is in their body and has a limit too.
 //!
 //! Numbers are never used again for something else, and a body never changes: what is to be said differently gets a
@@ -51,10 +51,12 @@
 //! 4 read manifest  snapshot                   →  (manifest frame, payload)*
 //! 5 read files     snapshot, files,  class, compress  →  ((run, payload)* (end | fault))*
 //! 6 read ranges    snapshot, ranges, class, compress  →  ((run, payload)* (end | fault))*
+//! 7 watch          workspace, base            →  snapshot?
 //! 10 take anew     snapshot, file, held, class, compress  →  version, payload, ((run, payload) | kept | reading)* (end | fault)
+//! 11 read manifest since  snapshot, base      →  (delta frame, payload)* | (manifest frame, payload)*
 //! ```
 //!
-//! each followed by *done*. 7 to 9 are kept for watching a workspace, returning a profile, and pairing.
+//! each followed by *done*. 8 and 9 are kept for returning a profile, and pairing.
 //!
 //! - **Hello** needs no grant. What it says about a node is for people; who the node is, the handshake has proven.
 //! - **Catalogue** lists the workspaces that the caller may know of, [`OFFERS_MAX`] at most.
@@ -76,6 +78,20 @@
 //!   server is not done with reading the file for the first time. Only with *end* is what came one version; after a *fault*
 //!   it is worth nothing. A server of revision 1 refuses the request as not understood.
 //!
+//! - **Watch** (since revision 3) waits for the workspace to have a snapshot other than `base`, the one that the client
+//!   has. The server looks at the tree when it hears of changes, and in any case now and then, for as long as somebody
+//!   watches. As soon as there is another snapshot it answers as to *open snapshot*; after [`WATCH_MAX`] without one the
+//!   answer is *done* alone, and the client asks again. What is answered is later than `base`, unless the server has
+//!   forgotten about that one since it started. Of the snapshots that it has told a client of in this way, it keeps at
+//!   least the last [`WATCHED_KEPT`].
+//! - **Read manifest since** (since revision 3) is *read manifest* for a client that has the manifest of `base`, an
+//!   earlier snapshot of the workspace. The payloads are the frames of what became of that one
+//!   ([`twinshare_fs::manifest::delta`]), whose copied runs also say which entries are the same version of the same file.
+//!   A server that does not keep `base` for the client any more sends the frames of the whole manifest. All messages of
+//!   an answer are of one kind.
+//!
+//! A server of an earlier revision refuses either as not understood.
+//!
 //! A **run** is up to 16 consecutive blocks with a digest each: the block's value in the file's BLAKE3 tree
 //! ([`twinshare_fs::digest`]). Only a file's last block is shorter than 64 KiB. Where the client
 //! allows it, answers wait for a slow link and a sample shows a gain, the server compresses a run's payload as one zstd
@@ -94,7 +110,7 @@
 //! | | |
 //! |---|---|
 //! | message of a request, of an answer | [`REQUEST_BYTES_MAX`], [`ANSWER_BYTES_MAX`] |
-//! | payload of a run, of a manifest frame | 64 KiB a block and 16 blocks, [2 MiB and 16 KiB](twinshare_fs::manifest::frame::ENCODED_BYTES_MAX) |
+//! | payload of a run, of a manifest or delta frame | 64 KiB a block and 16 blocks, [2 MiB and 16 KiB](twinshare_fs::manifest::frame::ENCODED_BYTES_MAX) |
 //! | files, ranges of a request | [1,024](twinshare_fs::origin::FILES_PER_REQUEST_MAX), [256](twinshare_fs::origin::RANGES_PER_REQUEST_MAX) of [4,096 blocks](twinshare_fs::origin::RANGE_BLOCKS_MAX) |
 //! | ranges held, of a request to take anew | [256](twinshare_fs::origin::RANGES_PER_REQUEST_MAX) |
 //! | payload of a version, digests of kept blocks | [512 KiB](twinshare_fs::origin::VERSION_BYTES_MAX), [64](twinshare_fs::origin::KEPT_BLOCKS_MAX) |
@@ -108,6 +124,8 @@
 //! A [`Refusal`] says why a request is not, or not further, answered; a fault says so of one file of it. Texts of a
 //! peer are for people: they are bounded and lose everything that could act on a terminal ([`Text`]) while they are
 //! decoded. Nothing of what a peer is refused tells it whether something exists that it may not know of.
+
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -123,8 +141,16 @@ pub use text::{TEXT_BYTES_MAX, Text, is_plain};
 /// What TLS negotiates (RFC 7301): another major version is another name.
 pub const ALPN: &[u8] = b"twinshare/1";
 
-/// Which request and answer numbers a node knows; 1 is the first, 2 added *take anew*. Grows with every number that is added.
-pub const REVISION: u16 = 2;
+/// Which request and answer numbers a node knows; 1 is the first, 2 added *take anew*, 3 *watch* and *read manifest
+/// since*. Grows with every number that is added.
+pub const REVISION: u16 = 3;
+
+/// How long a watch waits for news at most.
+pub const WATCH_MAX: Duration = Duration::from_secs(60);
+
+/// Snapshots of one workspace that a server keeps at least for a peer that watches it: the one it shows, the one it is
+/// on its way to, and two for whoever still has files of earlier ones open.
+pub const WATCHED_KEPT: u32 = 4;
 
 /// Bytes of the length before each message, little-endian.
 pub const LENGTH_BYTES: usize = 4;

@@ -10,6 +10,7 @@
 //! | time to send a request | 10 s | refused |
 //! | reads in the making | demand 96, others 32; per address 48 and 16; per peer 32 and 12 | waits 10 s, then refused as too busy |
 //! | snapshots and manifests, catalogues in the making | 64, 32; per address 32, 16; per peer 8, 4 | the same |
+//! | watches | 256; per address 128; per peer 32; each at most a minute | the same |
 //! | memory of an answer | the origin's channel of 2 MiB, one run, 32 KiB gathered | the origin waits |
 //! | unacknowledged bytes of a connection | twice what its link holds, 1 to 16 MiB; above 1 MiB, 256 MiB of all | the answer waits |
 //! | time for one run to be taken | 60 s | the stream is reset: a reader that takes less than 17 KiB/s |
@@ -96,6 +97,16 @@ pub trait Service: Send + Sync + 'static {
         caller: &'a Caller,
         workspace: &'a str,
         at: Option<SnapshotId>,
+    ) -> Reply<'a, SnapshotInfo>;
+
+    /// Waits until `workspace` has a snapshot other than `base`, and gives the caller what
+    /// [`open_snapshot`](Self::open_snapshot) would. Dropped after a minute
+    /// ([`WATCH_MAX`](crate::protocol::WATCH_MAX)), which is no failure.
+    fn watch<'a>(
+        &'a self,
+        caller: &'a Caller,
+        workspace: &'a str,
+        base: SnapshotId,
     ) -> Reply<'a, SnapshotInfo>;
 
     /// What serves a snapshot to this caller. Has ten seconds.

@@ -39,6 +39,10 @@ impl Service for OpenToAll {
         Box::pin(async { Err(Refusal::NoSuchWorkspace) })
     }
 
+    fn watch<'a>(&'a self, _: &'a Caller, _: &'a str, _: SnapshotId) -> Reply<'a, SnapshotInfo> {
+        Box::pin(async { Err(Refusal::NoSuchWorkspace) })
+    }
+
     fn origin<'a>(&'a self, _: &'a Caller, snapshot: SnapshotId) -> Reply<'a, Arc<dyn Origin>> {
         let origin = self.0.clone().filter(|origin| origin.snapshot() == snapshot);
         Box::pin(async { origin.ok_or(Refusal::SnapshotGone) })

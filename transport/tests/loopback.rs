@@ -13,15 +13,16 @@ use twinshare_fs::digest::{BlockIndex, Digest};
 use twinshare_fs::manifest::{EntryIndex, SnapshotId};
 use twinshare_fs::origin::{
     Anew, Availability, BlockRange, Class, Deliveries, Delivery, FILES_PER_REQUEST_MAX, FileFault,
-    FileVersion, OriginError, TakeAnew, Version,
+    FileVersion, OriginError, SinceFrame, TakeAnew, Version,
 };
-use twinshare_transport::protocol::{Hello, Refusal, Request};
+use twinshare_transport::client::Watched;
+use twinshare_transport::protocol::{Hello, Refusal, Request, SnapshotInfo, TreeSize};
 use twinshare_transport::{CallError, Client, Identity, PeerId, Remote, Server};
 
 #[path = "loopback/memory.rs"]
 mod memory;
 
-use memory::{Ends, Memory, Offering, SNAPSHOT};
+use memory::{BASE, Ends, Memory, Offering, SNAPSHOT};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -153,6 +154,50 @@ async fn a_manifest_arrives_frame_by_frame() {
         arrived.push(frame.unwrap());
     }
     assert_eq!(arrived, pair.offering.origin.frames);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_comes_as_what_became_of_one_that_may_be_read() {
+    let pair = files_pair();
+    let frames = async |base| {
+        let mut frames = pair.remote.origin(SNAPSHOT).read_manifest_since(base);
+        let mut arrived = Vec::new();
+        while let Some(frame) = frames.recv().await {
+            arrived.push(frame.unwrap());
+        }
+        arrived
+    };
+    let all = &pair.offering.origin.frames;
+    let delta: Vec<_> = all.iter().rev().cloned().map(SinceFrame::Delta).collect();
+    assert_eq!(frames(BASE).await, delta);
+    let whole: Vec<_> = all.iter().cloned().map(SinceFrame::Whole).collect();
+    assert_eq!(frames(SnapshotId(Digest([1; 32]))).await, whole);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_ends_with_news() {
+    let pair = files_pair();
+    let news = SnapshotInfo { id: SNAPSHOT, size: TreeSize::default() };
+    assert_eq!(pair.remote.watch("demo", BASE).await, Ok(Watched::New(news)));
+    assert_eq!(pair.remote.watch("nope", BASE).await, Err(CallError::Refused(Refusal::NoSuchWorkspace)));
+    // Where there is none it waits, and lets others do what they like.
+    let mut waiting = std::pin::pin!(pair.remote.watch("demo", SNAPSHOT));
+    tokio::select! {
+        ended = &mut waiting => panic!("{ended:?}"),
+        catalogue = pair.remote.catalogue(SOON) => assert_eq!(catalogue.unwrap().len(), 3),
+    }
+    // A peer has only so many; one that is dropped makes room.
+    let watches: Vec<_> = (0..32)
+        .map(|_| {
+            let remote = pair.remote.clone();
+            tokio::spawn(async move { remote.watch("demo", SNAPSHOT).await })
+        })
+        .collect();
+    let asked =
+        || pair.offering.asked.lock().unwrap().iter().filter(|(_, r)| matches!(r, Request::Watch(_))).count();
+    until("the watches begin", || asked() == 2 + 32 + 1).await;
+    watches.iter().for_each(|watch| watch.abort());
+    assert_eq!(pair.remote.watch("demo", BASE).await, Ok(Watched::New(news)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

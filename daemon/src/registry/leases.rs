@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use twinshare_fs::manifest::SnapshotId;
 use twinshare_transport::identity::PeerId;
-use twinshare_transport::protocol::TreeSize;
+use twinshare_transport::protocol::{TreeSize, WATCHED_KEPT};
 
 use super::columns::{peer_at, seconds, snapshot_at, time_at};
 use super::{RegistryError, Tables, WorkspaceId};
@@ -29,6 +29,16 @@ pub const LEASES_PER_SNAPSHOT_MAX: u32 = 1024;
 /// At the two bounds above, a newcomer takes the place of a lease that was not used for so long, and is refused where
 /// there is none: a peer id costs nothing, so newcomers must not end leases that are in use. Those are renewed hourly.
 pub const IDLE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Why a peer has a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseReason {
+    /// It asked for the snapshot, and may come back to it after weeks.
+    Opened,
+    /// It watches the workspace and was told of the snapshot. Of these it keeps [`WATCHED_KEPT`]: it has moved on from
+    /// the others. One that it opens as well is as any other it opened.
+    Watched,
+}
 
 /// A frozen manifest in the node's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +91,7 @@ impl Tables {
         &mut self,
         snapshot: &SnapshotRecord,
         peer: PeerId,
+        reason: LeaseReason,
         now: SystemTime,
     ) -> Result<(), RegistryError> {
         let transaction = self.connection.transaction()?;
@@ -98,11 +109,20 @@ impl Tables {
             ],
         )?;
         transaction.execute(
-            "INSERT INTO leases (snapshot, peer, last_contact, expires) VALUES (?1, ?2, ?3, ?4)
+            "INSERT INTO leases (snapshot, peer, last_contact, expires, watched) VALUES (?1, ?2, ?3, ?4,
+                 CASE WHEN ?5 THEN (SELECT coalesce(max(watched), 0) + 1 FROM leases) END)
              ON CONFLICT (snapshot, peer) DO UPDATE
-             SET last_contact = excluded.last_contact, expires = excluded.expires",
-            params![snapshot.snapshot.0.0, peer.0, seconds(now), seconds(now + LEASE_TIME)],
+             SET last_contact = excluded.last_contact, expires = excluded.expires,
+                 watched = CASE WHEN watched IS NOT NULL THEN excluded.watched END",
+            params![
+                snapshot.snapshot.0.0,
+                peer.0,
+                seconds(now),
+                seconds(now + LEASE_TIME),
+                reason == LeaseReason::Watched
+            ],
         )?;
+        end_left_behind(&transaction, snapshot, peer)?;
         end_own_leases_beyond_bound(&transaction, snapshot, peer)?;
         Ok(transaction.commit()?)
     }
@@ -192,6 +212,22 @@ fn make_room(
             return Err(RegistryError::Crowded);
         }
     }
+    Ok(())
+}
+
+/// Ends the leases that the peer has only for having watched, but the last ones.
+fn end_left_behind(
+    transaction: &Transaction<'_>,
+    snapshot: &SnapshotRecord,
+    peer: PeerId,
+) -> Result<(), RegistryError> {
+    transaction.execute(
+        "DELETE FROM leases WHERE peer = ?1 AND snapshot IN (
+             SELECT snapshot FROM leases JOIN snapshots USING (snapshot)
+             WHERE peer = ?1 AND workspace = ?2 AND watched IS NOT NULL
+             ORDER BY watched DESC LIMIT -1 OFFSET ?3)",
+        params![peer.0, snapshot.workspace.0, WATCHED_KEPT],
+    )?;
     Ok(())
 }
 

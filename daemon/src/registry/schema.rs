@@ -58,6 +58,9 @@ const MIGRATIONS: &[&str] = &[
      INSERT INTO shares_now (workspace, mode, since) SELECT workspace, mode, since FROM shares;
      DROP TABLE shares;
      ALTER TABLE shares_now RENAME TO shares;",
+    // Which leases a peer has only because it watches, in the order in which it was told of their snapshots. Those made
+    // before were all asked for.
+    "ALTER TABLE leases ADD COLUMN watched INTEGER;",
 ];
 
 /// Checks that the file is a whole registry and migrates it.

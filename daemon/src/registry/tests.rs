@@ -15,6 +15,8 @@ struct Bench {
     tables: Tables,
 }
 
+const OPENED: LeaseReason = LeaseReason::Opened;
+
 fn bench() -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let tables = Tables::open(&directory.path().join("registry.db")).unwrap();
@@ -91,9 +93,9 @@ fn a_snapshot_lives_as_long_as_a_lease() {
     let workspace = tables.add_workspace(&name("a"), Path::new("/a"), at(1)).unwrap().id;
     let (one, two) = (snapshot(1, workspace), snapshot(2, workspace));
     let (anna, ben) = (PeerId([1; 32]), PeerId([2; 32]));
-    tables.add_snapshot(&one, anna, at(10)).unwrap();
-    tables.add_snapshot(&one, ben, at(20)).unwrap();
-    tables.add_snapshot(&two, ben, at(20)).unwrap();
+    tables.add_snapshot(&one, anna, OPENED, at(10)).unwrap();
+    tables.add_snapshot(&one, ben, OPENED, at(20)).unwrap();
+    tables.add_snapshot(&two, ben, OPENED, at(20)).unwrap();
     assert_eq!(tables.snapshot(one.snapshot).unwrap(), Some(one.clone()));
     assert!(tables.renew_lease(one.snapshot, anna, at(30)).unwrap());
     assert!(!tables.renew_lease(two.snapshot, anna, at(30)).unwrap());
@@ -110,7 +112,7 @@ fn a_workspace_takes_its_snapshots_with_it() {
     let Bench { mut tables, .. } = bench();
     let workspace = tables.add_workspace(&name("a"), Path::new("/a"), at(1)).unwrap().id;
     tables.share(&name("a"), Some(ShareMode::Open), &[], at(1)).unwrap();
-    tables.add_snapshot(&snapshot(1, workspace), PeerId([1; 32]), at(1)).unwrap();
+    tables.add_snapshot(&snapshot(1, workspace), PeerId([1; 32]), OPENED, at(1)).unwrap();
     tables.remove_workspace(&name("a")).unwrap();
     assert_eq!((tables.snapshots().unwrap().len(), tables.leases().unwrap().len()), (0, 0));
 }
@@ -120,13 +122,44 @@ fn one_peer_has_a_bounded_number_of_leases() {
     let Bench { mut tables, .. } = bench();
     let workspace = tables.add_workspace(&name("a"), Path::new("/a"), at(1)).unwrap().id;
     let (anna, ben) = (PeerId([1; 32]), PeerId([2; 32]));
-    tables.add_snapshot(&snapshot(0, workspace), ben, at(0)).unwrap();
+    tables.add_snapshot(&snapshot(0, workspace), ben, OPENED, at(0)).unwrap();
     for id in 0..LEASES_PER_PEER_MAX as u8 + 3 {
-        tables.add_snapshot(&snapshot(id, workspace), anna, at(u64::from(id))).unwrap();
+        tables.add_snapshot(&snapshot(id, workspace), anna, OPENED, at(u64::from(id))).unwrap();
     }
     let leases = tables.leases().unwrap();
     assert_eq!(leases.len(), LEASES_PER_PEER_MAX as usize + 1);
     assert!(leases.iter().all(|lease| lease.peer == ben || lease.last_contact >= at(3)));
+}
+
+#[test]
+fn a_peer_that_watches_keeps_the_last_it_was_told_of() {
+    let Bench { directory: _directory, mut tables } = bench();
+    let workspace = tables.add_workspace(&name("w"), Path::new("/w"), at(0)).unwrap().id;
+    let (anna, ben) = (PeerId([1; 32]), PeerId([2; 32]));
+    let mut lease = |id: u8, peer, reason| {
+        tables.add_snapshot(&snapshot(id, workspace), peer, reason, at(7)).unwrap();
+        tables.expire_leases(at(7)).unwrap();
+        let leases = tables.leases().unwrap();
+        let of_peer = leases.iter().filter(|lease| lease.peer == peer);
+        let mut ids: Vec<_> = of_peer.map(|lease| lease.snapshot.0.0[0]).collect();
+        ids.sort();
+        ids
+    };
+    lease(0, ben, LeaseReason::Watched);
+    lease(1, anna, OPENED);
+    for id in 2..=5 {
+        lease(id, anna, LeaseReason::Watched);
+    }
+    assert_eq!(lease(6, anna, LeaseReason::Watched), [1, 3, 4, 5, 6]);
+    // What it opens it keeps, before or after it is told of it.
+    assert_eq!(lease(3, anna, OPENED), [1, 3, 4, 5, 6]);
+    assert_eq!(lease(1, anna, LeaseReason::Watched), [1, 3, 4, 5, 6]);
+    // What it is told of again is the last.
+    assert_eq!(lease(4, anna, LeaseReason::Watched), [1, 3, 4, 5, 6]);
+    lease(7, anna, LeaseReason::Watched);
+    assert_eq!(lease(8, anna, LeaseReason::Watched), [1, 3, 4, 6, 7, 8]);
+    assert_eq!(lease(9, anna, LeaseReason::Watched), [1, 3, 4, 7, 8, 9]);
+    assert_eq!(lease(0, ben, LeaseReason::Watched), [0]);
 }
 
 #[test]
@@ -137,14 +170,14 @@ fn newcomers_end_no_lease_that_is_in_use() {
     let peer = |number: u32| sighting(number as u16).peer;
     let one = snapshot(1, workspace);
     for number in 0..LEASES_PER_SNAPSHOT_MAX {
-        tables.add_snapshot(&one, peer(number), at(100)).unwrap();
+        tables.add_snapshot(&one, peer(number), OPENED, at(100)).unwrap();
     }
-    let crowded = tables.add_snapshot(&one, peer(5000), at(100 + idle)).unwrap_err();
+    let crowded = tables.add_snapshot(&one, peer(5000), OPENED, at(100 + idle)).unwrap_err();
     assert!(matches!(crowded, RegistryError::Crowded), "{crowded}");
     // Who has a lease keeps it, and renews it.
-    tables.add_snapshot(&one, peer(0), at(100 + idle)).unwrap();
+    tables.add_snapshot(&one, peer(0), OPENED, at(100 + idle)).unwrap();
     // One that nobody used for a day makes room.
-    tables.add_snapshot(&one, peer(5000), at(101 + idle)).unwrap();
+    tables.add_snapshot(&one, peer(5000), OPENED, at(101 + idle)).unwrap();
     let leases = tables.leases().unwrap();
     assert_eq!(leases.len(), LEASES_PER_SNAPSHOT_MAX as usize);
     assert!(leases.iter().any(|lease| lease.peer == peer(5000)));
@@ -163,12 +196,12 @@ fn a_workspace_has_a_bounded_number_of_snapshots() {
     };
     let peer = |number: u32| sighting(number as u16).peer;
     for number in 0..SNAPSHOTS_PER_WORKSPACE_MAX {
-        tables.add_snapshot(&record(number), peer(number), at(100 + u64::from(number))).unwrap();
+        tables.add_snapshot(&record(number), peer(number), OPENED, at(100 + u64::from(number))).unwrap();
     }
-    let crowded = tables.add_snapshot(&record(5000), peer(5000), at(100 + idle)).unwrap_err();
+    let crowded = tables.add_snapshot(&record(5000), peer(5000), OPENED, at(100 + idle)).unwrap_err();
     assert!(matches!(crowded, RegistryError::Crowded), "{crowded}");
     assert_eq!(tables.snapshot(record(5000).snapshot).unwrap(), None);
-    tables.add_snapshot(&record(5000), peer(5000), at(101 + idle)).unwrap();
+    tables.add_snapshot(&record(5000), peer(5000), OPENED, at(101 + idle)).unwrap();
     let left = tables.expire_leases(at(101 + idle)).unwrap();
     assert_eq!(left.len(), SNAPSHOTS_PER_WORKSPACE_MAX as usize);
     assert!(left.iter().all(|kept| kept.snapshot != record(0).snapshot));

@@ -67,7 +67,9 @@ impl Policy {
                 let workspace = self.workspace(peer, &open.workspace)?;
                 open.at.map_or(Ok(()), |at| self.may_reopen(workspace.id, at))
             }
+            Request::Watch(watch) => self.workspace(peer, &watch.workspace).map(|_| ()),
             Request::ReadManifest(snapshot) => self.may_read(peer, *snapshot),
+            Request::ReadManifestSince(read) => self.may_read(peer, read.snapshot),
             Request::ReadFiles(read) => self.may_read(peer, read.snapshot),
             Request::ReadRanges(read) => self.may_read(peer, read.snapshot),
             Request::TakeAnew(take) => self.may_read(peer, take.snapshot),

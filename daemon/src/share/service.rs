@@ -11,7 +11,7 @@ use twinshare_transport::server::{Caller, Reply, Service};
 
 use super::policy::Policy;
 use super::{RENEWED_EVERY, Shares};
-use crate::registry::{RegistryError, SnapshotRecord, Tables, WorkspaceRecord};
+use crate::registry::{LeaseReason, RegistryError, SnapshotRecord, Tables, WorkspaceRecord};
 use crate::snapshot::SnapshotError;
 
 impl Service for Shares {
@@ -60,10 +60,30 @@ impl Service for Shares {
                     frozen.map_err(|error| refuse(&error))?
                 }
             };
-            // The peer's next request needs the new lease in the copy that the seam looks at.
-            let _changing = self.changing.lock().await;
-            self.reload().await.map_err(|error| refuse(&error))?;
-            Ok(SnapshotInfo { id: record.snapshot, size: record.size })
+            self.leased(&record).await
+        })
+    }
+
+    fn watch<'a>(
+        &'a self,
+        caller: &'a Caller,
+        workspace: &'a str,
+        base: SnapshotId,
+    ) -> Reply<'a, SnapshotInfo> {
+        Box::pin(async move {
+            let may_read = || self.decide(|policy| policy.workspace(caller.peer, workspace).cloned());
+            let mut open = self.open.subscribe();
+            let mut news = std::pin::pin!(self.snapshots.watch(may_read()?, caller.peer, base));
+            let news = loop {
+                tokio::select! {
+                    news = &mut news => break news,
+                    // What is shared no more is watched no more.
+                    _ = open.changed() => drop(may_read()?),
+                }
+            };
+            let record = news.map_err(|error| refuse(&error))?;
+            may_read()?;
+            self.leased(&record).await
         })
     }
 
@@ -81,6 +101,14 @@ impl Service for Shares {
 }
 
 impl Shares {
+    /// What a peer is told of a snapshot on which it has a new lease: its next request needs that in the copy that the
+    /// seam looks at.
+    async fn leased(&self, record: &SnapshotRecord) -> Result<SnapshotInfo, Refusal> {
+        let _changing = self.changing.lock().await;
+        self.reload().await.map_err(|error| refuse(&error))?;
+        Ok(SnapshotInfo { id: record.snapshot, size: record.size })
+    }
+
     /// Gives the peer a lease on a snapshot that is kept.
     async fn reopen(
         &self,
@@ -95,7 +123,7 @@ impl Shares {
             let Some(record) = tables.snapshot(snapshot)? else {
                 return Ok(None);
             };
-            tables.add_snapshot(&record, peer, SystemTime::now())?;
+            tables.add_snapshot(&record, peer, LeaseReason::Opened, SystemTime::now())?;
             Ok(Some(record))
         };
         let leased = self.registry.call(lease).await.map_err(|error| refuse(&error.into()))?;

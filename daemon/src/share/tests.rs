@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use twinshare_fs::digest::Digest;
-use twinshare_fs::manifest::EntryIndex;
 use twinshare_fs::manifest::frame::{Frame, decode};
+use twinshare_fs::manifest::{Arrival, EntryIndex, fetch, fetch_since};
 use twinshare_fs::origin::{Class, Delivery, OriginError};
-use twinshare_transport::client::{CallError, Client, Remote};
+use twinshare_transport::client::{CallError, Client, Remote, Watched};
 use twinshare_transport::identity::Identity;
 use twinshare_transport::protocol::{Hello, Refusal};
 use twinshare_transport::server::Server;
@@ -347,4 +347,51 @@ async fn a_damaged_snapshot_is_gone() {
     let bytes = fs::read(manifest).unwrap();
     fs::write(manifest, &bytes[..bytes.len() - 1]).unwrap();
     assert!(names(&visitor, snapshot).await.unwrap_err().contains("no longer serves"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_follows() {
+    let owner = Owner::new().await;
+    let directory = owner.workspace("demo").await;
+    owner.share("demo", ShareMode::Open).await;
+    let visitor = owner.visitor();
+    let first = open(&visitor, "demo", None).await.unwrap();
+    let path = owner.base.path().join("manifest");
+    let fetched = fetch(visitor.origin(first), &path).await.unwrap();
+    fetched.manifest.arrival().wait_for(|arrival| *arrival == Arrival::Complete).await.unwrap();
+    let mut base = fetched.manifest.clone();
+    let watch = async |base| tokio::time::timeout(SOON, visitor.watch("demo", base)).await.unwrap();
+    for (file, carried) in [("demo/f", 2), ("demo-companion/c", 2), ("demo/new", 3)] {
+        fs::write(directory.join("..").join(file), format!("more in {file}")).unwrap();
+        let Ok(Watched::New(news)) = watch(base.snapshot()).await else { panic!("no news of {file}") };
+        let origin = visitor.origin(news.id);
+        let (manifest, kept) = fetch_since(&*origin, &base, &path).await.unwrap();
+        assert_eq!((manifest.snapshot(), kept.entries()), (news.id, carried), "{file}");
+        base = manifest;
+    }
+    // A stranger that names the snapshot of another learns nothing of it.
+    let stranger = owner.visitor();
+    let last = open(&stranger, "demo", None).await.unwrap();
+    assert_eq!(last, base.snapshot());
+    let (_, kept) = fetch_since(&*stranger.origin(last), &fetched.manifest, &path).await.unwrap();
+    assert_eq!(kept.entries(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_shared_is_not_watched() {
+    let owner = Owner::new().await;
+    owner.workspace("demo").await;
+    owner.share("demo", ShareMode::Open).await;
+    let visitor = owner.visitor();
+    let snapshot = open(&visitor, "demo", None).await.unwrap();
+    let mut watching = std::pin::pin!(visitor.watch("demo", snapshot));
+    // A further call is answered, so the watch has begun.
+    tokio::select! {
+        early = &mut watching => panic!("{early:?}"),
+        hello = visitor.hello(SOON) => drop(hello.unwrap()),
+    }
+    owner.shares.unshare(&"demo".parse().unwrap()).await.unwrap();
+    let refused = Err(CallError::Refused(Refusal::NoSuchWorkspace));
+    assert_eq!(tokio::time::timeout(SOON, watching).await.unwrap(), refused);
+    assert_eq!(visitor.watch("demo", snapshot).await, refused);
 }

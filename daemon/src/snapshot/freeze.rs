@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use twinshare_transport::identity::PeerId;
 
 use super::{SnapshotError, Store};
-use crate::registry::{SnapshotRecord, WorkspaceId, WorkspaceRecord};
+use crate::registry::{LeaseReason, SnapshotRecord, WorkspaceId, WorkspaceRecord};
 
 /// Requests that wait for one workspace at most; further ones are told to come again.
 const WAITING_MAX: usize = 64;
@@ -26,6 +26,7 @@ type Frozen = Result<SnapshotRecord, Arc<SnapshotError>>;
 struct Ask {
     workspace: WorkspaceRecord,
     peer: PeerId,
+    reason: LeaseReason,
     answer: oneshot::Sender<Frozen>,
 }
 
@@ -42,10 +43,11 @@ impl Queues {
         store: &Arc<Store>,
         workspace: WorkspaceRecord,
         peer: PeerId,
+        reason: LeaseReason,
     ) -> Frozen {
         let (answer, frozen) = oneshot::channel();
         let queue = self.queue(store, workspace.id);
-        let ask = Ask { workspace, peer, answer };
+        let ask = Ask { workspace, peer, reason, answer };
         queue.try_send(ask).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => SnapshotError::Busy,
             mpsc::error::TrySendError::Closed(_) => SnapshotError::Stopping,
@@ -81,7 +83,10 @@ async fn serve(store: Arc<Store>, mut asked: mpsc::Receiver<Ask>) {
             continue;
         };
         let frozen = match turn {
-            Ok(_turn) => store.freeze(workspace, waiting.iter().map(|ask| ask.peer).collect()).await,
+            Ok(_turn) => {
+                let leases = waiting.iter().map(|ask| (ask.peer, ask.reason)).collect();
+                store.freeze(workspace, leases).await
+            }
             Err(stopping) => Err(stopping),
         };
         let frozen = frozen.map_err(Arc::new);

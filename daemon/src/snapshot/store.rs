@@ -1,14 +1,15 @@
 //! Making snapshots on the disk, and removing them.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::SystemTime;
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use twinshare_fs::manifest::walk::{DirectoryId, WalkOptions, WalkProgress, build};
 use twinshare_fs::manifest::{Manifest, SnapshotId};
@@ -17,7 +18,9 @@ use twinshare_transport::protocol::TreeSize;
 
 use super::SnapshotError;
 use crate::home::Home;
-use crate::registry::{Registry, RegistryError, SnapshotRecord, Tables, WorkspaceRecord};
+use crate::registry::{
+    LeaseReason, Registry, RegistryError, SnapshotRecord, Tables, WorkspaceId, WorkspaceRecord,
+};
 use crate::workspace::{Workspace, WorkspaceError, check_place};
 
 /// Walks at a time, of all workspaces: each uses several threads and the disk.
@@ -40,6 +43,9 @@ pub(super) struct Store {
     settling: Mutex<()>,
     stopping: AtomicBool,
     made: AtomicU64,
+    /// The snapshot that was frozen last, of each workspace that was frozen or watched since the start. Held for map
+    /// operations only.
+    latest: StdMutex<HashMap<WorkspaceId, watch::Sender<Option<SnapshotRecord>>>>,
 }
 
 /// What a walk made, not in its place yet.
@@ -60,7 +66,8 @@ impl Store {
         }
         let (walks, settling) = (Semaphore::new(WALKS_MAX), Mutex::default());
         let (stopping, made) = (AtomicBool::new(false), AtomicU64::new(0));
-        Ok(Self { home, registry, walks, settling, stopping, made })
+        let latest = StdMutex::default();
+        Ok(Self { home, registry, walks, settling, stopping, made, latest })
     }
 
     /// Ends the walks under way and makes no more.
@@ -79,12 +86,40 @@ impl Store {
         self.home.snapshot(snapshot)
     }
 
-    /// Freezes a workspace as it is now, with a lease for each of `peers`; then collects, since a new snapshot may
+    /// The snapshot of a workspace that was frozen last since the start, and news of it.
+    pub(super) fn latest(&self, workspace: WorkspaceId) -> watch::Receiver<Option<SnapshotRecord>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).entry(workspace).or_default().subscribe()
+    }
+
+    fn set_latest(&self, record: &SnapshotRecord) {
+        let mut all = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(record.workspace).or_default().send_replace(Some(record.clone()));
+    }
+
+    /// Gives a peer that watches a lease on a snapshot; false where it is not kept any more.
+    pub(super) async fn lease_watched(
+        &self,
+        snapshot: SnapshotId,
+        peer: PeerId,
+    ) -> Result<bool, SnapshotError> {
+        let lease = move |tables: &mut Tables| match tables.snapshot(snapshot)? {
+            Some(record) => {
+                tables.add_snapshot(&record, peer, LeaseReason::Watched, SystemTime::now()).map(|()| true)
+            }
+            None => Ok(false),
+        };
+        match self.registry.call(lease).await {
+            Err(RegistryError::Crowded) => Err(SnapshotError::Busy),
+            leased => Ok(leased?),
+        }
+    }
+
+    /// Freezes a workspace as it is now, with a lease for each of the peers; then collects, since a new snapshot may
     /// have pushed out an old one. Also returns the peers for whom there is no room.
     pub(super) async fn freeze(
         self: &Arc<Self>,
         workspace: WorkspaceRecord,
-        peers: Vec<PeerId>,
+        leases: Vec<(PeerId, LeaseReason)>,
     ) -> Result<(SnapshotRecord, Vec<PeerId>), SnapshotError> {
         let (store, id) = (self.clone(), workspace.id);
         let Unfinished { directory, manifest } = blocking(move || store.walk(&workspace)).await?;
@@ -98,8 +133,8 @@ impl Store {
         let added = record.clone();
         let lease = move |tables: &mut Tables| {
             let mut refused = Vec::new();
-            for peer in peers {
-                match tables.add_snapshot(&added, peer, added.created) {
+            for (peer, reason) in leases {
+                match tables.add_snapshot(&added, peer, reason, added.created) {
                     Err(RegistryError::Crowded) => refused.push(peer),
                     other => other?,
                 }
@@ -108,6 +143,7 @@ impl Store {
         };
         let refused = self.registry.call(lease).await?;
         drop(settling);
+        self.set_latest(&record);
         self.collect(record.created).await?;
         Ok((record, refused))
     }

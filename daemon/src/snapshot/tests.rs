@@ -15,7 +15,7 @@ struct Bench {
     workspace: WorkspaceRecord,
 }
 
-const ANNA: PeerId = PeerId([1; 32]);
+pub(super) const ANNA: PeerId = PeerId([1; 32]);
 
 async fn bench() -> Bench {
     let base = tempfile::tempdir().unwrap();

@@ -12,8 +12,8 @@ use twinshare_fs::{
     origin::{BlockRange, Class, FileFault, TakeAnew},
 };
 use twinshare_transport::protocol::{
-    Answer, Encoding, Hello, Offer, OpenSnapshot, ReadFiles, ReadRanges, Refusal, Request, RunHeader,
-    SnapshotInfo, TakeAnewOf, Text, TreeSize,
+    Answer, Encoding, Hello, Offer, OpenSnapshot, ReadFiles, ReadManifestSince, ReadRanges, Refusal, Request,
+    RunHeader, SnapshotInfo, TakeAnewOf, Text, TreeSize, Watch,
 };
 
 /// Honest inputs of the decoder called `name`.
@@ -175,6 +175,11 @@ fn requests() -> Vec<Request> {
             class: Class::Demand,
             compress: false,
         }),
+        Request::Watch(Watch { workspace: "gpt4-demo".into(), base: snapshot() }),
+        Request::ReadManifestSince(ReadManifestSince {
+            snapshot: snapshot(),
+            base: SnapshotId(Digest([8; 32])),
+        }),
         Request::TakeAnew(TakeAnewOf {
             snapshot: snapshot(),
             wanted: TakeAnew { entry: EntryIndex(7), held: vec![(BlockIndex(3), 4); 2] },
@@ -211,5 +216,6 @@ fn answers() -> Vec<Answer> {
         Answer::Version(300),
         Answer::Kept(BlockIndex(9), vec![Digest([3; 32]); 2]),
         Answer::Reading(1000),
+        Answer::DeltaFrame(200),
     ]
 }

@@ -105,6 +105,14 @@ pub(super) fn snapshot(answers: Vec<Answer>) -> Result<SnapshotInfo, CallError> 
     })
 }
 
+/// The answer to watch: news, or none.
+pub(super) fn news(answers: Vec<Answer>) -> Result<Option<SnapshotInfo>, CallError> {
+    match answers.is_empty() {
+        true => Ok(None),
+        false => snapshot(answers).map(Some),
+    }
+}
+
 /// The answer to catalogue.
 pub(super) fn offers(answers: Vec<Answer>) -> Result<Vec<Offer>, CallError> {
     let offer = |answer| match answer {

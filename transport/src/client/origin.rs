@@ -9,8 +9,8 @@ use tokio::sync::mpsc::{self, Sender};
 use tokio::sync::watch;
 use twinshare_fs::manifest::{EntryIndex, SnapshotId};
 use twinshare_fs::origin::{
-    Anew, Anews, Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, Frames, Origin,
-    OriginError, Run, TakeAnew, Version,
+    Anew, Anews, Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, Frames,
+    FramesSince, Origin, OriginError, Run, SinceFrame, TakeAnew, Version,
 };
 
 use super::CallError;
@@ -18,7 +18,9 @@ use super::call::{Call, unexpected};
 use super::expected::{Expected, ExpectedAnew};
 use super::link::Link;
 use crate::compress;
-use crate::protocol::{Answer, Encoding, ReadFiles, ReadRanges, Request, RunHeader, TakeAnewOf};
+use crate::protocol::{
+    Answer, Encoding, ReadFiles, ReadManifestSince, ReadRanges, Request, RunHeader, TakeAnewOf,
+};
 
 /// Manifest frames read ahead of whoever takes them; each has 2 MiB at most and usually a tenth of it.
 const FRAMES_AHEAD: usize = 4;
@@ -63,6 +65,16 @@ impl Origin for RemoteOrigin {
         let (link, snapshot) = (Arc::clone(&self.link), self.snapshot);
         tokio::spawn(async move {
             until_closed(&sender, read_manifest(&link, snapshot, &sender)).await;
+        });
+        receiver
+    }
+
+    fn read_manifest_since(&self, base: SnapshotId) -> FramesSince {
+        let (sender, receiver) = mpsc::channel(FRAMES_AHEAD);
+        let (link, snapshot) = (Arc::clone(&self.link), self.snapshot);
+        tokio::spawn(async move {
+            let request = Request::ReadManifestSince(ReadManifestSince { snapshot, base });
+            until_closed(&sender, read_manifest_since(&link, &request, &sender)).await;
         });
         receiver
     }
@@ -151,6 +163,27 @@ async fn read_manifest(
                 }
                 (Answer::Done, _) => return Ok(()),
                 (answer, _) => return Err(unexpected(&answer)),
+            }
+        }
+    })
+    .await
+}
+
+async fn read_manifest_since(
+    link: &Link,
+    request: &Request,
+    sender: &Sender<Result<SinceFrame, OriginError>>,
+) -> Result<(), CallError> {
+    on_connection(link, request, async |call| {
+        loop {
+            let frame = match call.frame().await? {
+                (Answer::ManifestFrame(_), frame) => SinceFrame::Whole(frame),
+                (Answer::DeltaFrame(_), frame) => SinceFrame::Delta(frame),
+                (Answer::Done, _) => return Ok(()),
+                (answer, _) => return Err(unexpected(&answer)),
+            };
+            if sender.send(Ok(frame)).await.is_err() {
+                return Ok(());
             }
         }
     })

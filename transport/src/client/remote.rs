@@ -14,7 +14,22 @@ use super::link::Link;
 use super::origin::RemoteOrigin;
 use super::{CallError, Client, call};
 use crate::identity::PeerId;
-use crate::protocol::{Answer, Hello, Offer, OpenSnapshot, Request, SnapshotInfo};
+use crate::protocol::{Answer, Hello, Offer, OpenSnapshot, Refusal, Request, SnapshotInfo, Watch};
+
+/// How long a watch may take: the server answers within [`WATCH_MAX`](crate::protocol::WATCH_MAX), after a turn that
+/// takes at most ten seconds.
+const WATCH_ANSWER_MAX: Duration = Duration::from_secs(75);
+
+/// What a wait for news has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// The workspace has this snapshot now, on which the caller has a lease.
+    New(SnapshotInfo),
+    /// Nothing has changed; to be asked again.
+    Nothing,
+    /// The peer's software is older than that and never says more.
+    NotOffered,
+}
 
 /// Everything about one peer: its addresses, the connection to it, whether it answers. Cheap to clone; clones share
 /// all of it, and the connection ends with the last of them, of the origins made from it and of their reads.
@@ -81,6 +96,19 @@ impl Remote {
     ) -> Result<SnapshotInfo, CallError> {
         let request = Request::OpenSnapshot(OpenSnapshot { workspace: workspace.into(), at });
         call::snapshot(self.call(deadline, &request).await?)
+    }
+
+    /// Waits, at most about a minute, until the workspace has a snapshot other than `base`. To be called again for as
+    /// long as somebody wants to know. What was told of in this way is kept by the peer until it has told of
+    /// [a few](crate::protocol::WATCHED_KEPT) others.
+    pub async fn watch(&self, workspace: &str, base: SnapshotId) -> Result<Watched, CallError> {
+        let request = Request::Watch(Watch { workspace: workspace.into(), base });
+        match self.call(WATCH_ANSWER_MAX, &request).await {
+            Ok(answers) => Ok(call::news(answers)?.map_or(Watched::Nothing, Watched::New)),
+            // It decodes whatever it knows, and this node sends nothing that breaks a limit.
+            Err(CallError::Refused(Refusal::BadRequest)) => Ok(Watched::NotOffered),
+            Err(error) => Err(error),
+        }
     }
 
     /// The content of a snapshot. Its reads fail at once while the peer is gone, and end with an error when nothing

@@ -46,6 +46,8 @@ pub enum AnswerNumber {
     Kept = 11,
     /// The file is still being read.
     Reading = 12,
+    /// One frame of what became of a manifest.
+    DeltaFrame = 13,
     // Kept for: 9 progress of a snapshot in the making.
 }
 
@@ -65,6 +67,7 @@ impl AnswerNumber {
             10 => Some(Self::Version),
             11 => Some(Self::Kept),
             12 => Some(Self::Reading),
+            13 => Some(Self::DeltaFrame),
             _ => None,
         }
     }
@@ -81,9 +84,9 @@ pub enum Answer {
     Hello(Hello),
     /// Answers catalogue, once per workspace.
     Offer(Offer),
-    /// Answers open snapshot.
+    /// Answers open snapshot, and watch where there is news.
     Snapshot(SnapshotInfo),
-    /// Answers read manifest, once per frame: this many bytes of payload follow.
+    /// Answers read manifest, and read manifest since where all of it is sent, once per frame: this many bytes of payload follow.
     ManifestFrame(u32),
     /// Answers a read: a payload follows.
     Run(RunHeader),
@@ -97,6 +100,8 @@ pub enum Answer {
     Kept(BlockIndex, Vec<Digest>),
     /// Answers take anew: so many blocks have been read.
     Reading(u64),
+    /// Answers read manifest since, once per frame: this many bytes of payload follow.
+    DeltaFrame(u32),
 }
 
 /// A workspace as its owner's node offers it to one peer.
@@ -196,13 +201,14 @@ impl Answer {
             Self::Version(_) => AnswerNumber::Version,
             Self::Kept(..) => AnswerNumber::Kept,
             Self::Reading(_) => AnswerNumber::Reading,
+            Self::DeltaFrame(_) => AnswerNumber::DeltaFrame,
         }
     }
 
     /// Bytes of the payload that follows the frame.
     pub fn payload_bytes(&self) -> usize {
         match self {
-            Self::ManifestFrame(bytes) | Self::Version(bytes) => *bytes as usize,
+            Self::ManifestFrame(bytes) | Self::Version(bytes) | Self::DeltaFrame(bytes) => *bytes as usize,
             Self::Run(run) => run.payload_bytes as usize,
             Self::Done
             | Self::Refused(_)
@@ -233,6 +239,7 @@ impl Answer {
             Self::Version(body) => postcard::to_extend(body, start),
             Self::Kept(first, digests) => postcard::to_extend(&(first, digests), start),
             Self::Reading(body) => postcard::to_extend(body, start),
+            Self::DeltaFrame(body) => postcard::to_extend(body, start),
         };
         encoded.map_err(|_| BadFrame::Body)
     }
@@ -240,7 +247,7 @@ impl Answer {
     /// Bounds that the types do not carry.
     fn check(&self) -> Result<(), BadFrame> {
         let within = match self {
-            Self::ManifestFrame(bytes) => *bytes as usize <= ENCODED_BYTES_MAX,
+            Self::ManifestFrame(bytes) | Self::DeltaFrame(bytes) => *bytes as usize <= ENCODED_BYTES_MAX,
             Self::Run(run) => run.is_within_limits(),
             Self::Version(bytes) => *bytes as usize <= VERSION_BYTES_MAX,
             Self::Kept(first, digests) => {
@@ -326,6 +333,7 @@ pub fn decode_answer(bytes: &[u8]) -> Result<Answer, BadFrame> {
             Answer::Kept(first, digests)
         }
         AnswerNumber::Reading => Answer::Reading(super::body(body)?),
+        AnswerNumber::DeltaFrame => Answer::DeltaFrame(super::body(body)?),
     };
     answer.check()?;
     Ok(answer)

@@ -31,9 +31,13 @@ pub enum RequestNumber {
     ReadFiles = 5,
     /// Parts of files of a snapshot.
     ReadRanges = 6,
+    /// What a workspace is like now, once that is something else. Since revision 3.
+    Watch = 7,
     /// What has become of a file of a snapshot. Since revision 2.
     TakeAnew = 10,
-    // Kept for: 7 watch, 8 put profile, 9 pair.
+    /// The manifest of a snapshot, for who has an earlier one. Since revision 3.
+    ReadManifestSince = 11,
+    // Kept for: 8 put profile, 9 pair.
 }
 
 impl RequestNumber {
@@ -46,7 +50,9 @@ impl RequestNumber {
             4 => Some(Self::ReadManifest),
             5 => Some(Self::ReadFiles),
             6 => Some(Self::ReadRanges),
+            7 => Some(Self::Watch),
             10 => Some(Self::TakeAnew),
+            11 => Some(Self::ReadManifestSince),
             _ => None,
         }
     }
@@ -67,8 +73,12 @@ pub enum Request {
     ReadFiles(ReadFiles),
     /// Asks for parts of files.
     ReadRanges(ReadRanges),
+    /// Waits for another snapshot of a workspace.
+    Watch(Watch),
     /// Asks what has become of a file.
     TakeAnew(TakeAnewOf),
+    /// Asks for a snapshot's manifest as what became of another's.
+    ReadManifestSince(ReadManifestSince),
 }
 
 /// The body of [`Request::OpenSnapshot`].
@@ -78,6 +88,24 @@ pub struct OpenSnapshot {
     pub workspace: String,
     /// The snapshot to reopen; `None` asks for one of this moment.
     pub at: Option<SnapshotId>,
+}
+
+/// The body of [`Request::Watch`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// The workspace's name, 1 to [`WORKSPACE_NAME_BYTES_MAX`] bytes without control characters.
+    pub workspace: String,
+    /// The snapshot the client has: any other is news.
+    pub base: SnapshotId,
+}
+
+/// The body of [`Request::ReadManifestSince`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadManifestSince {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The earlier snapshot whose manifest the client has.
+    pub base: SnapshotId,
 }
 
 /// The body of [`Request::ReadFiles`].
@@ -130,7 +158,9 @@ impl Request {
             Self::ReadManifest(_) => RequestNumber::ReadManifest,
             Self::ReadFiles(_) => RequestNumber::ReadFiles,
             Self::ReadRanges(_) => RequestNumber::ReadRanges,
+            Self::Watch(_) => RequestNumber::Watch,
             Self::TakeAnew(_) => RequestNumber::TakeAnew,
+            Self::ReadManifestSince(_) => RequestNumber::ReadManifestSince,
         }
     }
 
@@ -140,7 +170,12 @@ impl Request {
             Self::ReadFiles(read) => read.class,
             Self::ReadRanges(read) => read.class,
             Self::TakeAnew(take) => take.class,
-            Self::Hello(_) | Self::Catalogue | Self::OpenSnapshot(_) | Self::ReadManifest(_) => Class::Demand,
+            Self::Hello(_)
+            | Self::Catalogue
+            | Self::OpenSnapshot(_)
+            | Self::ReadManifest(_)
+            | Self::Watch(_)
+            | Self::ReadManifestSince(_) => Class::Demand,
         }
     }
 
@@ -155,7 +190,9 @@ impl Request {
             Self::ReadManifest(body) => postcard::to_extend(body, start),
             Self::ReadFiles(body) => postcard::to_extend(body, start),
             Self::ReadRanges(body) => postcard::to_extend(body, start),
+            Self::Watch(body) => postcard::to_extend(body, start),
             Self::TakeAnew(body) => postcard::to_extend(body, start),
+            Self::ReadManifestSince(body) => postcard::to_extend(body, start),
         };
         encoded.map_err(|_| BadFrame::Body)
     }
@@ -163,8 +200,9 @@ impl Request {
     /// Bounds that the types do not carry.
     fn check(&self) -> Result<(), BadFrame> {
         let within = match self {
-            Self::Hello(_) | Self::Catalogue | Self::ReadManifest(_) => true,
+            Self::Hello(_) | Self::Catalogue | Self::ReadManifest(_) | Self::ReadManifestSince(_) => true,
             Self::OpenSnapshot(open) => is_workspace_name(&open.workspace),
+            Self::Watch(watch) => is_workspace_name(&watch.workspace),
             Self::ReadFiles(read) => read.files.len() <= FILES_PER_REQUEST_MAX,
             Self::ReadRanges(read) => {
                 read.ranges.len() <= RANGES_PER_REQUEST_MAX && read.ranges.iter().all(is_range)
@@ -196,7 +234,9 @@ pub fn decode_request(bytes: &[u8]) -> Result<Request, BadFrame> {
         RequestNumber::ReadManifest => Request::ReadManifest(super::body(body)?),
         RequestNumber::ReadFiles => Request::ReadFiles(super::body(body)?),
         RequestNumber::ReadRanges => Request::ReadRanges(super::body(body)?),
+        RequestNumber::Watch => Request::Watch(super::body(body)?),
         RequestNumber::TakeAnew => Request::TakeAnew(super::body(body)?),
+        RequestNumber::ReadManifestSince => Request::ReadManifestSince(super::body(body)?),
     };
     request.check()?;
     Ok(request)

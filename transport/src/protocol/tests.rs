@@ -57,6 +57,9 @@ fn the_bytes_of_requests() {
     let wanted = TakeAnew { entry: EntryIndex(300), held: vec![(BlockIndex(0), 3), (BlockIndex(128), 1)] };
     let take = TakeAnewOf { snapshot: ID, wanted, class: Class::Bulk, compress: true };
     check_request(Request::TakeAnew(take), &format!("0a {} ac02 02 00 03 8001 01 00 01", id()));
+    check_request(Request::Watch(Watch { workspace: "w".into(), base: ID }), &format!("07 0177 {}", id()));
+    let since = ReadManifestSince { snapshot: ID, base: SnapshotId(Digest([1; 32])) };
+    check_request(Request::ReadManifestSince(since), &format!("0b {} {}", id(), "01".repeat(32)));
 }
 
 #[test]
@@ -95,6 +98,7 @@ fn the_bytes_of_answers() {
     check_answer(Answer::Version(300), "0a ac02");
     check_answer(Answer::Kept(BlockIndex(128), vec![ID.0]), &format!("0b 8001 01 {}", id()));
     check_answer(Answer::Reading(128), "0c 8001");
+    check_answer(Answer::DeltaFrame(300), "0d ac02");
 }
 
 #[test]
@@ -125,7 +129,7 @@ fn what_is_no_message_is_refused() {
     let request = |bytes: &[u8]| decode_request(bytes).unwrap_err();
     assert_eq!(request(b""), BadFrame::Body);
     assert_eq!(request(&[0]), BadFrame::Unknown(0));
-    assert_eq!(request(&[7]), BadFrame::Unknown(7));
+    assert_eq!(request(&[8]), BadFrame::Unknown(8));
     assert_eq!(request(&[2, 0]), BadFrame::Body, "a byte too many");
     assert_eq!(request(&[4; 32]), BadFrame::Body, "a byte too few");
     assert_eq!(request(&[5; REQUEST_BYTES_MAX + 1]), BadFrame::Limit);
@@ -148,7 +152,12 @@ fn limits_hold_in_both_directions() {
     let open = |workspace: String| OpenSnapshot { workspace, at: None };
     for name in [String::new(), "x".repeat(256), "a\nb".into()] {
         let bytes = encode(3, &|start| postcard::to_extend(&open(name.clone()), start).unwrap());
-        check(Request::OpenSnapshot(open(name)), &bytes);
+        check(Request::OpenSnapshot(open(name.clone())), &bytes);
+        let watch = Watch { workspace: name, base: ID };
+        check(
+            Request::Watch(watch.clone()),
+            &encode(7, &|start| postcard::to_extend(&watch, start).unwrap()),
+        );
     }
     let files = vec![EntryIndex(0); FILES_PER_REQUEST_MAX + 1];
     let read = ReadFiles { snapshot: ID, files, class: Class::Bulk, compress: false };
@@ -196,6 +205,8 @@ fn limits_hold_in_both_directions() {
         assert_eq!(Answer::Run(run).encode(), Err(BadFrame::Limit));
     }
     assert_eq!(Answer::ManifestFrame(u32::MAX).encode(), Err(BadFrame::Limit));
+    assert_eq!(Answer::DeltaFrame(u32::MAX).encode(), Err(BadFrame::Limit));
+    assert_eq!(decode_answer(&[13, 0xff, 0xff, 0xff, 0xff, 0x0f]), Err(BadFrame::Limit));
     assert_eq!(decode_answer(&[5, 0xff, 0xff, 0xff, 0xff, 0x0f]), Err(BadFrame::Limit));
 }
 
@@ -278,6 +289,11 @@ fn request() -> impl Strategy<Value = Request> {
         ("[^\\p{Cc}]{1,60}", option::of(snapshot()))
             .prop_map(|(workspace, at)| Request::OpenSnapshot(OpenSnapshot { workspace, at })),
         snapshot().prop_map(Request::ReadManifest),
+        ("[^\\p{Cc}]{1,60}", snapshot())
+            .prop_map(|(workspace, base)| Request::Watch(Watch { workspace, base })),
+        (snapshot(), snapshot()).prop_map(|(snapshot, base)| {
+            Request::ReadManifestSince(ReadManifestSince { snapshot, base })
+        }),
         (snapshot(), vec(file(), 0..50), class(), any::<bool>()).prop_map(
             |(snapshot, files, class, compress)| {
                 Request::ReadFiles(ReadFiles { snapshot, files, class, compress })
@@ -355,6 +371,7 @@ fn answer() -> impl Strategy<Value = Answer> {
         (0..u64::MAX / 2, vec(any::<[u8; 32]>().prop_map(Digest), 1..=KEPT_BLOCKS_MAX))
             .prop_map(|(first, digests)| Answer::Kept(BlockIndex(first), digests)),
         any::<u64>().prop_map(Answer::Reading),
+        (0..2_000_000u32).prop_map(Answer::DeltaFrame),
     ]
 }
 
@@ -370,7 +387,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_message_or_an_error(number in 0u8..14, body in vec(any::<u8>(), 0..200)) {
+    fn any_bytes_are_a_message_or_an_error(number in 0u8..15, body in vec(any::<u8>(), 0..200)) {
         let bytes = [&[number][..], &body].concat();
         // What decodes is within the limits, and encodes to a message that says the same.
         if let Ok(request) = decode_request(&bytes) {

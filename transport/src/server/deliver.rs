@@ -7,7 +7,9 @@ use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::timeout;
 use twinshare_fs::manifest::EntryIndex;
-use twinshare_fs::origin::{Anew, Anews, Deliveries, Delivery, Frames, OriginError, Run, STALL_MAX, Version};
+use twinshare_fs::origin::{
+    Anew, Anews, Deliveries, Delivery, Frames, FramesSince, OriginError, Run, STALL_MAX, SinceFrame, Version,
+};
 
 use super::request::Ending;
 use crate::compress;
@@ -27,6 +29,24 @@ pub(super) async fn frames(
     while let Some(frame) = next(writer, &mut frames).await? {
         may_go_on()?;
         writer.answer(&Answer::ManifestFrame(frame.len() as u32)).await?;
+        writer.payload(frame).await?;
+    }
+    Ok(())
+}
+
+/// Sends the frames of a manifest for who has an earlier one, as long as it may.
+pub(super) async fn frames_since(
+    writer: &mut FrameWriter,
+    mut frames: FramesSince,
+    may_go_on: impl Fn() -> Result<(), Refusal>,
+) -> Result<(), Ending> {
+    while let Some(frame) = next(writer, &mut frames).await? {
+        may_go_on()?;
+        let (answer, frame) = match frame {
+            SinceFrame::Whole(frame) => (Answer::ManifestFrame(frame.len() as u32), frame),
+            SinceFrame::Delta(frame) => (Answer::DeltaFrame(frame.len() as u32), frame),
+        };
+        writer.answer(&answer).await?;
         writer.payload(frame).await?;
     }
     Ok(())

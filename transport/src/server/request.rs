@@ -13,8 +13,8 @@ use super::peers::Place;
 use super::{Caller, Reply, Shared, deliver};
 use crate::codes::StreamCode;
 use crate::protocol::{
-    Answer, OFFERS_MAX, OpenSnapshot, REQUEST_BYTES_MAX, ReadFiles, ReadRanges, Refusal, Request, TakeAnewOf,
-    Text, decode_request,
+    Answer, OFFERS_MAX, OpenSnapshot, REQUEST_BYTES_MAX, ReadFiles, ReadManifestSince, ReadRanges, Refusal,
+    Request, TakeAnewOf, Text, WATCH_MAX, Watch, decode_request,
 };
 use crate::wire::{AnswerLost, FrameReader, FrameWriter};
 
@@ -40,6 +40,7 @@ pub(super) struct Work {
     others: Semaphore,
     opening: Semaphore,
     listing: Semaphore,
+    watching: Semaphore,
 }
 
 /// What a place is taken for.
@@ -51,27 +52,30 @@ pub(super) enum Kind {
     Opening,
     /// A catalogue.
     Listing,
+    /// A wait for news, which costs next to nothing and lasts a minute.
+    Watching,
 }
 
 impl Work {
     /// Of all peers together: with the 2 MiB an origin prepares for each answer, 384 MiB.
     pub(super) fn for_all() -> Self {
-        Self::new(96, 32, 64, 32)
+        Self::new(96, 32, 64, 32, 256)
     }
 
     /// Of one address: half. Peer ids cost nothing, addresses do.
     pub(super) fn for_address() -> Self {
-        Self::new(48, 16, 32, 16)
+        Self::new(48, 16, 32, 16, 128)
     }
 
     /// Of one peer: a third of the reads, so that it takes more than three to keep everybody else waiting.
     pub(super) fn for_peer() -> Self {
-        Self::new(32, 12, 8, 4)
+        Self::new(32, 12, 8, 4, 32)
     }
 
-    fn new(demand: usize, others: usize, opening: usize, listing: usize) -> Self {
-        let [demand, others, opening, listing] = [demand, others, opening, listing].map(Semaphore::new);
-        Self { demand, others, opening, listing }
+    fn new(demand: usize, others: usize, opening: usize, listing: usize, watching: usize) -> Self {
+        let [demand, others, opening, listing, watching] =
+            [demand, others, opening, listing, watching].map(Semaphore::new);
+        Self { demand, others, opening, listing, watching }
     }
 
     async fn turn(&self, kind: Kind) -> Option<SemaphorePermit<'_>> {
@@ -80,6 +84,7 @@ impl Work {
             Kind::Read(Class::ReadAhead | Class::Bulk) => &self.others,
             Kind::Opening => &self.opening,
             Kind::Listing => &self.listing,
+            Kind::Watching => &self.watching,
         };
         // Closed never happens: nobody closes it.
         semaphore.acquire().await.ok()
@@ -178,7 +183,9 @@ impl Running<'_> {
             Request::ReadManifest(snapshot) => self.read_manifest(writer, snapshot).await,
             Request::ReadFiles(read) => self.read_files(writer, read).await,
             Request::ReadRanges(read) => self.read_ranges(writer, read).await,
+            Request::Watch(watch) => self.watch(writer, watch).await,
             Request::TakeAnew(take) => self.take_anew(writer, take).await,
+            Request::ReadManifestSince(read) => self.read_manifest_since(writer, read).await,
         }
     }
 
@@ -202,6 +209,32 @@ impl Running<'_> {
         let _turn = self.turn(Kind::Opening).await?;
         let origin = self.origin(snapshot).await?;
         deliver::frames(writer, origin.read_manifest(), || self.may_go_on(snapshot)).await
+    }
+
+    async fn watch(&self, writer: &mut FrameWriter, watch: Watch) -> Result<(), Ending> {
+        let _turn = self.turn(Kind::Watching).await?;
+        let watching = self.shared.service.watch(&self.caller, &watch.workspace, watch.base);
+        match timeout(WATCH_MAX, watching).await {
+            Ok(news) => Ok(writer.answer(&Answer::Snapshot(news?)).await?),
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn read_manifest_since(
+        &self,
+        writer: &mut FrameWriter,
+        ReadManifestSince { snapshot, base }: ReadManifestSince,
+    ) -> Result<(), Ending> {
+        let _turn = self.turn(Kind::Opening).await?;
+        let origin = self.origin(snapshot).await?;
+        // What the caller may not read it learns nothing of, not even that it is there.
+        match self.may_go_on(base) {
+            Ok(()) => {
+                let frames = origin.read_manifest_since(base);
+                deliver::frames_since(writer, frames, || self.may_go_on(snapshot)).await
+            }
+            Err(_) => deliver::frames(writer, origin.read_manifest(), || self.may_go_on(snapshot)).await,
+        }
     }
 
     async fn read_files(&self, writer: &mut FrameWriter, read: ReadFiles) -> Result<(), Ending> {
@@ -273,7 +306,13 @@ mod tests {
     /// Takes all places of one kind; the others must have some left.
     #[track_caller]
     fn check(taken: Kind) {
-        let all = [Kind::Read(Class::Demand), Kind::Read(Class::Bulk), Kind::Opening, Kind::Listing];
+        let all = [
+            Kind::Read(Class::Demand),
+            Kind::Read(Class::Bulk),
+            Kind::Opening,
+            Kind::Listing,
+            Kind::Watching,
+        ];
         let has_room = |work: &Work, kind| {
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             match std::pin::pin!(work.turn(kind)).as_mut().poll(&mut context) {
@@ -294,5 +333,6 @@ mod tests {
         check(Kind::Read(Class::Bulk));
         check(Kind::Opening);
         check(Kind::Listing);
+        check(Kind::Watching);
     }
 }

@@ -9,7 +9,7 @@ use twinshare_fs::digest::{BLOCK_BYTES, BlockIndex, Digest, block_count};
 use twinshare_fs::manifest::{EntryIndex, SnapshotId};
 use twinshare_fs::origin::{
     Anew, Anews, Availability, BlockRange, Class, DELIVERIES_AHEAD, Deliveries, Delivery, FileFault, Frames,
-    Origin, OriginError, RUN_BLOCKS, Run, TakeAnew,
+    FramesSince, Origin, OriginError, RUN_BLOCKS, Run, SinceFrame, TakeAnew,
 };
 use twinshare_transport::protocol::{Hello, Offer, Refusal, Request, SnapshotInfo, TreeSize};
 use twinshare_transport::server::{Caller, Reply};
@@ -17,6 +17,9 @@ use twinshare_transport::{PeerId, Service};
 
 /// The id of every test's snapshot.
 pub(crate) const SNAPSHOT: SnapshotId = SnapshotId(Digest([7; 32]));
+
+/// An earlier snapshot that this origin knows of.
+pub(crate) const BASE: SnapshotId = SnapshotId(Digest([6; 32]));
 
 /// What happens behind the last good item of every answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +104,11 @@ impl Origin for Memory {
         self.send(self.frames.clone())
     }
 
+    fn read_manifest_since(&self, base: SnapshotId) -> FramesSince {
+        assert_eq!(base, BASE, "it is asked only for what may be read");
+        self.send(self.frames.iter().rev().cloned().map(SinceFrame::Delta).collect())
+    }
+
     fn read_files(&self, files: Vec<EntryIndex>, class: Class) -> Deliveries {
         let whole = |file| BlockRange { file, first: BlockIndex(0), count: u64::MAX };
         self.read_ranges(files.into_iter().map(whole).collect(), class)
@@ -161,7 +169,10 @@ impl Service for Offering {
         }
     }
 
-    fn may_go_on(&self, caller: &Caller, _: SnapshotId) -> Result<(), Refusal> {
+    fn may_go_on(&self, caller: &Caller, snapshot: SnapshotId) -> Result<(), Refusal> {
+        if ![SNAPSHOT, BASE].contains(&snapshot) {
+            return Err(Refusal::SnapshotGone);
+        }
         match self.banned.lock().unwrap().contains(&caller.peer) {
             true => Err(Refusal::NotGranted),
             false => Ok(()),
@@ -191,6 +202,16 @@ impl Service for Offering {
                     Ok(SnapshotInfo { id: SNAPSHOT, size: TreeSize::default() })
                 }
                 ("demo", Some(_)) => Err(Refusal::SnapshotGone),
+                _ => Err(Refusal::NoSuchWorkspace),
+            }
+        })
+    }
+
+    fn watch<'a>(&'a self, _: &'a Caller, workspace: &'a str, base: SnapshotId) -> Reply<'a, SnapshotInfo> {
+        Box::pin(async move {
+            match (workspace, base) {
+                ("demo", SNAPSHOT) => std::future::pending().await,
+                ("demo", _) => Ok(SnapshotInfo { id: SNAPSHOT, size: TreeSize::default() }),
                 _ => Err(Refusal::NoSuchWorkspace),
             }
         })

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use twinshare_fs::manifest::{EntryIndex, SnapshotId};
-use twinshare_fs::origin::{Anews, Availability, BlockRange, Class, Deliveries, Frames, Origin, TakeAnew};
+use twinshare_fs::origin::{
+    Anews, Availability, BlockRange, Class, Deliveries, Frames, FramesSince, Origin, TakeAnew,
+};
 
 /// The gate.
 #[derive(Debug)]
@@ -55,6 +57,10 @@ impl Origin for Gate {
 
     fn read_manifest(&self) -> Frames {
         self.inner.read_manifest()
+    }
+
+    fn read_manifest_since(&self, base: SnapshotId) -> FramesSince {
+        self.inner.read_manifest_since(base)
     }
 
     fn read_files(&self, files: Vec<EntryIndex>, class: Class) -> Deliveries {
