@@ -131,7 +131,8 @@ impl Following {
 
     /// Shows the edition that `next` is, the one [after](Replica::next) what is shown, and tells the kernel what changed.
     ///
-    /// Blocks: a look at each entry of both, and for as long as the kernel is busy in the directories that changed.
+    /// Returns when the kernel has forgotten that. Blocks: a look at each entry of both, and for as long as the kernel is
+    /// busy in the directories that changed.
     pub fn advance(&self, next: Arc<Replica>) {
         let _advancing = self.advancing.lock().unwrap_or_else(PoisonError::into_inner);
         let next = Arc::new(Edition::of(next, self.owner, self.runtime.clone()));
@@ -304,10 +305,15 @@ impl ViewTree {
         Ok(shown.tree(self.root)?.space())
     }
 
-    /// Opens a file; each success must be followed by one [`release`](Self::release) of the handle.
+    /// Opens a file; each success must be followed by one [`release`](Self::release) of the handle. One of an earlier edition
+    /// is not opened any more: who came to it by its name, of which the kernel has not been told yet, looks again upon
+    /// ESTALE (`do_filp_open`, `fs/namei.c`).
     pub fn open(&self, node: NodeId) -> Result<u64, ViewError> {
         let mut state = self.following.state();
-        let edition = state.at(self.root, node)?;
+        let edition = state.shown.clone();
+        if !edition.has(self.root, node) {
+            return Err(ViewError::Outdated);
+        }
         edition.tree(self.root)?.open(node)?;
         Ok(state.keep(Handle::File { root: self.root, node, edition: Some(edition) }))
     }

@@ -302,6 +302,7 @@ fn notify(notifier: &Notifier, notices: &Receiver<Notice>) {
             }
             // A negative offset means the attributes alone: the content is the old version's, and stays.
             Notice::Attributes(node) => notifier.inval_inode(INodeNo(node.0), -1, 0),
+            Notice::All(_) => continue,
             // To the end of it: what is cached of a directory is its listing.
             Notice::Listing(node) => notifier.inval_inode(INodeNo(node.0), 0, 0),
         };

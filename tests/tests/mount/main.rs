@@ -14,6 +14,7 @@ use twinshare_tests::wait;
 
 mod anew;
 mod clone;
+mod follow;
 mod served;
 mod tree;
 

@@ -206,6 +206,11 @@ impl Served {
         }
     }
 
+    /// Has the server do something, and waits for no answer.
+    pub(crate) fn tell(&mut self, what: &str) -> Result<()> {
+        Ok(writeln!(self.stdin.as_mut().context("the server has been told to end")?, "{what}")?)
+    }
+
     /// Bytes of content that have come from the origin.
     pub(crate) fn fetched(&mut self) -> Result<u64> {
         writeln!(self.stdin.as_mut().context("the server has been told to end")?, "fetched")?;

@@ -1,7 +1,14 @@
 //! What the kernel must forget when a view goes on to another edition.
 
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
 use super::{Edition, Following, NodeId, Notice};
 use crate::manifest::{self, Entry, EntryIndex, Kind, Manifest, Name};
+
+/// How long the kernel may take to forget before the new edition counts as shown without that: it waits for whoever is
+/// busy in a directory.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
 impl Following {
     /// Tells the kernel of every name that leads elsewhere in `new` than in `old`, and of every directory of which
@@ -22,6 +29,19 @@ impl Following {
                 }
             }
         });
+        self.until_told();
+    }
+
+    /// Waits until the kernel has been told everything.
+    fn until_told(&self) {
+        let (told, all) = sync_channel(1);
+        self.notices
+            .iter()
+            .filter_map(|root| root.get())
+            .for_each(|root| send(root, Notice::All(told.clone())));
+        drop(told);
+        // Nothing is ever sent: it ends when all have been dropped.
+        let _ = all.recv_timeout(TOLD_WITHIN);
     }
 
     fn say(&self, new: &Edition, directory: EntryIndex, notice: impl FnOnce(NodeId) -> Notice) {
@@ -29,10 +49,14 @@ impl Following {
         let Some(root) = manifest.root_of(directory).map(|root| root.0 as usize) else { return };
         let told = self.notices.get(root).and_then(|told| told.get());
         if let (Some(told), Ok(tree)) = (told, new.tree(root)) {
-            // Nobody takes them once the mount is gone.
-            let _ = told.send(notice(tree.node(directory)));
+            send(told, notice(tree.node(directory)));
         }
     }
+}
+
+fn send(to: &SyncSender<Notice>, notice: Notice) {
+    // Nobody takes them once the mount is gone.
+    let _ = to.send(notice);
 }
 
 /// The name, if it does not lead to the same node as before.

@@ -8,7 +8,8 @@
 //! A view cannot be changed; a clone can, lies beneath its mount point, and answers to all users where it may. One that is
 //! filling fetches everything in the background, once the origin's gate is opened.
 //!
-//! It says `mounted MODE`, then answers each line with `ok` or `error …`: `stall` and `resume` close and open the
+//! It says `mounted MODE`, then answers each line with `ok` or `error …`: `advance` has a view go on to what the directory is
+//! by now, `stall` and `resume` close and open the
 //! origin's gate, `unmount` tries to unmount, `ended` waits for the end of the session, `fetched` is answered with the bytes
 //! that have come, `changed` with how many changed files were taken anew, removed, and are in conflict. When its input
 //! ends it unmounts by itself and ends, so that nothing is left behind by a test that died.
@@ -23,16 +24,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use twinshare_fs::filesystem::{CloneTree, Owner, Tree, TreeView};
+use twinshare_fs::filesystem::{CloneTree, Owner, Tree};
 use twinshare_fs::fuse::{MountOptions, MountedRoot, Mounter, SessionEnd, sweep_dead};
-use twinshare_fs::manifest::EntryIndex;
 use twinshare_fs::manifest::walk::{WalkOptions, build};
 use twinshare_fs::origin::{LocalOrigin, ReadPool};
-use twinshare_fs::replica::{Layout, Replica, ReplicaConfig};
+use twinshare_fs::replica::{Layout, Replica, ReplicaConfig, WhenGone};
 
 mod gate;
+mod view;
 
 use gate::Gate;
+use view::View;
 
 fn main() -> Result<()> {
     let arguments: Vec<_> = env::args_os().skip(1).map(PathBuf::from).collect();
@@ -63,30 +65,24 @@ fn serve(what: What, source: &Path, at: &Path, state: &Path, when_gone: &Path) -
     let mounter = Mounter::start().context("the mounter")?;
     let runtime = tokio::runtime::Runtime::new()?;
     let _entered = runtime.enter();
-    let origin = origin(source, &state.join("snapshot"))?;
-    let manifest = origin.manifest().clone();
-    let gate = Gate::new(origin);
-    gate.set_open(what != What::Filling);
-    let is_clone = what != What::View;
-    let layout = match is_clone {
-        true => Layout::clone_at(at)?,
-        false => Layout::view_in(&state.join("replica"))?,
-    };
     let when_gone = when_gone.to_str().context("WHEN_GONE")?.parse()?;
-    let hydrate = what == What::Filling;
-    let config = ReplicaConfig { when_gone, hydrate, is_writable: is_clone, ..ReplicaConfig::new(layout) };
-    let replica = Replica::open(config, manifest, gate.clone(), runtime.handle().clone())?;
     let owner = Owner::of_this_process();
-    let tree: Tree = match replica.names() {
-        Some(names) => CloneTree::new(replica.clone(), names.clone(), owner).into(),
-        None => TreeView::new(replica.clone(), EntryIndex(0), owner).into(),
+    let is_clone = what != What::View;
+    let (shown, gate, tree): (_, _, Tree) = if is_clone {
+        let (replica, gate) = open_clone(what, source, at, state, when_gone)?;
+        let names = replica.names().context("a clone has names")?.clone();
+        (Shown::Clone(replica.clone()), gate, CloneTree::new(replica, names, owner).into())
+    } else {
+        let (view, gate) = View::open(source, state, when_gone)?;
+        let tree = view.following.root(0).into();
+        (Shown::View(view), gate, tree)
     };
     let allow_other = is_clone && owner.uid == 0;
     let options = MountOptions { name: "test/mount".into(), allow_other };
     let mounted = mounter.mount(tree, at, &options, runtime.handle().clone())?;
     say(&format!("mounted {}", mounter.mode()))?;
     for line in stdin().lock().lines() {
-        say(&match obey(&line?, &gate, &mounted, &replica) {
+        say(&match obey(&line?, &gate, &mounted, &shown) {
             Ok(answer) => answer,
             Err(error) => format!("error {error:#}"),
         })?;
@@ -97,8 +93,40 @@ fn serve(what: What, source: &Path, at: &Path, state: &Path, when_gone: &Path) -
         ensure!(Instant::now() < until, "the mount stays: {error}");
         std::thread::sleep(Duration::from_millis(50));
     }
-    runtime.block_on(replica.close());
+    runtime.block_on(shown.replica().close());
     Ok(())
+}
+
+/// What is mounted.
+enum Shown {
+    Clone(Arc<Replica>),
+    View(View),
+}
+
+impl Shown {
+    fn replica(&self) -> Arc<Replica> {
+        match self {
+            Self::Clone(replica) => replica.clone(),
+            Self::View(view) => view.following.replica(),
+        }
+    }
+}
+
+fn open_clone(
+    what: What,
+    source: &Path,
+    at: &Path,
+    state: &Path,
+    when_gone: WhenGone,
+) -> Result<(Arc<Replica>, Arc<Gate>)> {
+    let origin = origin(source, &state.join("snapshot"))?;
+    let manifest = origin.manifest().clone();
+    let gate = Gate::new(origin);
+    let hydrate = what == What::Filling;
+    gate.set_open(!hydrate);
+    let layout = Layout::clone_at(at)?;
+    let config = ReplicaConfig { when_gone, hydrate, is_writable: true, ..ReplicaConfig::new(layout) };
+    Ok((Replica::open(config, manifest, gate.clone(), Handle::current())?, gate))
 }
 
 /// A snapshot of `source`, made in `directory` unless there is one.
@@ -112,8 +140,15 @@ fn origin(source: &Path, directory: &Path) -> Result<Arc<LocalOrigin>> {
     Ok(Arc::new(LocalOrigin::open(directory, ReadPool::default())?))
 }
 
-fn obey(line: &str, gate: &Gate, mounted: &MountedRoot, replica: &Replica) -> Result<String> {
+fn obey(line: &str, gate: &Gate, mounted: &MountedRoot, shown: &Shown) -> Result<String> {
+    let replica = shown.replica();
     match line {
+        "advance" => match shown {
+            Shown::View(view) => {
+                return Ok(if view.advance()? { "ok" } else { "error nothing has changed" }.into());
+            }
+            Shown::Clone(_) => anyhow::bail!("a clone stays at its snapshot"),
+        },
         "fetched" => {
             let fetched = replica.status().fetched;
             return Ok((fetched.demand + fetched.read_ahead + fetched.bulk).to_string());
