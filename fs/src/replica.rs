@@ -429,6 +429,7 @@ impl Replica {
             memory_bytes: scheduler.bytes(),
             memory_bytes_max: scheduler.bytes_max(),
             disk_refuses: writer.refusal().map(|refusal| refusal.to_string()),
+            short_of_space: Some(counters.short_of_space.load(Relaxed)).filter(|bytes| *bytes > 0),
             stale,
             stale_total,
             changed,

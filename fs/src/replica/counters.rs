@@ -26,6 +26,8 @@ pub(super) struct Counters {
     pub(super) files: AtomicU64,
     /// Everything has been fetched.
     pub(super) hydrated: watch::Sender<bool>,
+    /// What is left free on a disk that has no more, in bytes; 0 while it has.
+    pub(super) short_of_space: AtomicU64,
     fetched: [AtomicU64; 3],
     waiting: AtomicU64,
     failed: AtomicU64,

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use super::engine::Engine;
@@ -154,10 +155,13 @@ pub(super) async fn room(engine: &Arc<Engine>) {
             }
             continue;
         }
-        if engine.writer.refusal().is_some() || !has_space(engine) {
+        let short_of = short_of_space(engine);
+        engine.counters.short_of_space.store(short_of.unwrap_or(0), Relaxed);
+        if engine.writer.refusal().is_some() || short_of.is_some() {
             tokio::time::sleep(DISK_AGAIN).await;
             // What the disk refused is only tried again with the next block: so one is asked for.
-            if has_space(engine) {
+            if short_of_space(engine).is_none() {
+                engine.counters.short_of_space.store(0, Relaxed);
                 return;
             }
             continue;
@@ -169,11 +173,13 @@ pub(super) async fn room(engine: &Arc<Engine>) {
     }
 }
 
-fn has_space(engine: &Engine) -> bool {
+/// How much is left free on the disk, where no more is.
+fn short_of_space(engine: &Engine) -> Option<u64> {
     // A filesystem that does not say is taken to have room: writing finds out.
-    let Ok(space) = rustix::fs::fstatvfs(engine.store.layout.directory()) else { return true };
+    let space = rustix::fs::fstatvfs(engine.store.layout.directory()).ok()?;
     let (free, all) = (space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize);
-    free > FREE_BYTES_MIN.min(all / 20)
+    let left_free = FREE_BYTES_MIN.min(all / 20);
+    (free <= left_free).then_some(left_free)
 }
 
 impl Bundle {

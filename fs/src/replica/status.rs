@@ -142,6 +142,9 @@ pub struct ReplicaStatus {
     pub memory_bytes_max: u64,
     /// While the disk refuses what is fetched, what it says: reads are answered from memory, nothing is kept.
     pub disk_refuses: Option<String>,
+    /// While nothing is fetched in the background so that this much stays free on the disk, how many bytes.
+    #[serde(default)]
+    pub short_of_space: Option<u64>,
     /// Files that changed at the origin before they were here and cannot be taken anew, those of a view or a companion,
     /// at most [`LISTED_MAX`]: paths below their root.
     pub stale: Vec<String>,

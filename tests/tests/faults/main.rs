@@ -1,6 +1,7 @@
 //! What a reader sees when the peer dies, stalls, or falls silent in the middle of a file, and when processes on its own side
 //! die: never a short file without an error, an answer within the deadline, and everything back when the peer is.
 
+mod clone;
 mod lifecycle;
 
 use std::{

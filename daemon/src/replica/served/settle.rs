@@ -324,6 +324,10 @@ fn obstacle(status: &ReplicaStatus) -> Option<String> {
     if let Some(why) = &status.disk_refuses {
         return Some(format!("the disk takes nothing more: {why}"));
     }
+    if let Some(bytes) = status.short_of_space {
+        let mib = bytes >> 20;
+        return Some(format!("its disk is almost full: it goes on when more than {mib} MiB are free there"));
+    }
     match &status.origin {
         OriginStatus::SnapshotGone => {
             return Some("the peer no longer serves this snapshot: what is missing will not come".into());
