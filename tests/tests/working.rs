@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal};
 use twinshare_tests::{
-    host::Host,
+    host::{Host, ORDINARY},
     link::Rate,
     node::{User, Who},
     pair::{BOUND, PROJECT, Pair, pair},
@@ -180,4 +180,27 @@ fn check_kept(pair: &Pair<'_>, last: u64) -> Result<()> {
     let found = pair.ben.program("/bin/sh").args(["-c", &script]).run(BOUND)?.success()?;
     ensure!(found == format!("{last:08}"), "large has {found}");
     Ok(())
+}
+
+#[test]
+fn others_reach_roots_clone_as_its_modes_say() -> Result<()> {
+    let make = |host: &Host| {
+        let script = "echo open > open; echo shut > shut; chmod 600 shut; mkdir drop; chmod 1777 drop";
+        host.program("/bin/sh").args(["-ec", script]).dir(PROJECT).run(BOUND)?.success().map(drop)
+    };
+    pair(Rate::Mbit(40), Who::Root, make, |pair| {
+        pair.clone = "/srv/clone".into();
+        pair.make_clone(&["--no-settle"])?;
+        let other = User::new(pair.ben.host(), Who::Ordinary);
+        let expected = format!("open\nrefused\n{}\nkept\n", ORDINARY.0);
+        let script = "cat open; cat shut 2> /dev/null || echo refused; echo mine > drop/mine; stat -c %U drop/mine; \
+                      rm -f open 2> /dev/null || echo kept";
+        let said = shell(&other, &pair.clone, script)?;
+        ensure!(said == expected, "{said}");
+        pair.ben.run(&["workspace", "wait", &pair.clone])?;
+        pair.ben.run(&["workspace", "settle", &pair.clone])?;
+        let said = shell(&other, &pair.clone, &script.replace("> drop/mine;", ">> drop/mine;"))?;
+        ensure!(said == expected, "{said}");
+        Ok(())
+    })
 }

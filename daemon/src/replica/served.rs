@@ -312,7 +312,9 @@ fn tree(replica: &Arc<Replica>, root: EntryIndex) -> Tree {
 
 async fn mount(host: &Host, spec: &Spec, tree: Tree, at: &str) -> Result<MountedRoot, Failure> {
     let name = format!("{}/{}", spec.peer_name, spec.workspace);
-    let options = MountOptions { name, allow_other: false };
+    // As they reach any directory of root's. An ordinary user may let others in only where the administrator allows it.
+    let allow_other = matches!(tree, Tree::Clone(_)) && rustix::process::geteuid().is_root();
+    let options = MountOptions { name, allow_other };
     let (mounter, at, runtime) = (host.mounter.clone(), PathBuf::from(at), Handle::current());
     blocking(move || {
         std::fs::create_dir_all(&at).map_err(|error| Failure::Directory(error.to_string()))?;
