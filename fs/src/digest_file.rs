@@ -78,6 +78,18 @@ impl DigestFile {
         Ok(places.iter().map(|place| Some(Digest(*place)).filter(|_| *place != [0; 32])).collect())
     }
 
+    /// A block at or after `block` before which, from there on, none is known; `None` where none is known at all.
+    pub(crate) fn next_known(&self, block: u64) -> io::Result<Option<u64>> {
+        let from = block.checked_mul(DIGEST_BYTES).ok_or_else(beyond)?;
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(from)) {
+            Ok(at) => Ok(Some(at / DIGEST_BYTES)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            // A filesystem without holes: any may be known.
+            Err(rustix::io::Errno::INVAL) => Ok(Some(block)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Writes the digests of the blocks from `first` on, whatever was known.
     pub fn set(&self, first: u64, digests: &[Digest]) -> io::Result<()> {
         self.check(first, digests.len() as u64)?;
@@ -138,6 +150,11 @@ mod tests {
         let known: Vec<_> = file.get(0..10).unwrap().iter().map(Option::is_some).collect();
         assert_eq!(known, [false, false, true, true, true, true, true, true, true, false]);
         assert_eq!(file.get(8..9).unwrap(), [Some(Digest([8; 32]))]);
+        let none = DigestFile::open(&directory.path().join("none"), 1 << 20).unwrap();
+        assert_eq!((none.next_known(0).unwrap(), none.next_known(1 << 20).unwrap()), (None, None));
+        none.set(700_000, &digests(1..2)).unwrap();
+        assert!(none.next_known(5).unwrap().is_some_and(|known| (5..=700_000).contains(&known)));
+        assert_eq!(none.next_known(700_000).unwrap(), Some(700_000));
     }
 
     #[test]

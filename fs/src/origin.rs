@@ -17,6 +17,7 @@ use crate::digest::{BLOCK_BYTES, BlockIndex, Digest, block_count};
 use crate::manifest::{EntryIndex, SnapshotId};
 
 mod anew;
+mod bases;
 mod files;
 mod lease;
 pub mod local;

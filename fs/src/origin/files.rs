@@ -26,6 +26,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use rustix::fs::{Advice, Mode, OFlags};
 
+use super::bases::Bases;
 use super::search::{Seen, Sighting};
 use super::stamps::{Stamp, Stamps};
 use super::version::{Now, fault};
@@ -60,6 +61,8 @@ pub(super) struct Files {
     hot: Duration,
     open: Mutex<LruCache<EntryIndex, Arc<OpenFile>>>,
     readers: Mutex<usize>,
+    /// Snapshots whose readers go on with this one.
+    pub(super) bases: Bases,
     /// What was last seen of each root in search of what had moved.
     sightings: Mutex<HashMap<EntryIndex, Arc<Sighting>>>,
 }
@@ -97,8 +100,8 @@ impl Files {
     pub(super) fn new(manifest: Manifest, stamps: Stamps, digests: DigestFile, hot: Duration) -> Self {
         let capacity = NonZeroUsize::new(OPEN_MAX).unwrap_or(NonZeroUsize::MIN);
         let (open, readers) = (Mutex::new(LruCache::new(capacity)), Mutex::new(0));
-        let (binding, sightings) = (Mutex::new(()), Mutex::default());
-        Self { manifest, stamps, digests, binding, hot, open, readers, sightings }
+        let (binding, bases, sightings) = (Mutex::new(()), Bases::default(), Mutex::default());
+        Self { manifest, stamps, digests, binding, hot, open, readers, bases, sightings }
     }
 
     /// Opens the directory that lies at a root's path; [`FileFault::Changed`] where there is none.
@@ -266,6 +269,7 @@ impl Files {
         if Now::of(&file.file)? != *now || self.is_stamped(file, now)? {
             return Ok(());
         }
+        self.adopt(file.inode, 0..file.blocks.end - file.blocks.start)?;
         for window in windows(&file.blocks) {
             if self.digests.get(window).map_err(fault)?.iter().any(Option::is_some) {
                 return Err(FileFault::Changed);
@@ -302,6 +306,7 @@ impl Files {
         if !self.is_stamped(file, read)? {
             return Ok(false);
         }
+        self.adopt(file.inode, first.0..first.0 + digests.len() as u64)?;
         match self.digests.bind(file.blocks.start + first.0, digests).map_err(fault)? {
             Bound::Agreed => Ok(true),
             Bound::Differs { .. } => Err(FileFault::Changed),

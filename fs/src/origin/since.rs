@@ -6,11 +6,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::files::Files;
-use super::stamps::Stamps;
 use super::{Frames, OriginError};
 use crate::manifest::delta::{self, DeltaFrames};
-use crate::manifest::walk::{MANIFEST_FILE, STAMPS_FILE};
-use crate::manifest::{Carried, Manifest, ManifestError, SnapshotId, frame};
+use crate::manifest::{Manifest, ManifestError, SnapshotId, frame};
 
 /// A frame of a manifest, one way or the other; all of one answer are of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +27,7 @@ pub(super) type Encoded = Box<dyn Iterator<Item = Result<SinceFrame, ManifestErr
 
 /// The manifest as what became of the snapshot `base`, where that lies beside it; otherwise all of it.
 pub(super) fn since(files: &Files, base: SnapshotId) -> Encoded {
-    match carried(files, &place_of(files, base), base) {
+    match files.carried_from(&place_of(files, base), base) {
         Ok(carried) => {
             let frames = DeltaFrames::new(base, &files.manifest, carried);
             Box::new(frames.map(|frame| Ok(SinceFrame::Delta(delta::encode(&frame)?.into()))))
@@ -45,15 +43,6 @@ pub(super) fn since(files: &Files, base: SnapshotId) -> Encoded {
 fn whole(manifest: &Manifest) -> Encoded {
     let frames = frame::Frames::new(manifest);
     Box::new(frames.map(|frame| Ok(SinceFrame::Whole(frame::encode(&frame)?.into()))))
-}
-
-fn carried(files: &Files, place: &Path, base: SnapshotId) -> Result<Carried, ManifestError> {
-    let old = Manifest::open(&place.join(MANIFEST_FILE))?;
-    if old.snapshot() != base {
-        return Err(ManifestError::Invalid("it is the manifest of another snapshot"));
-    }
-    let stamps = Stamps::open(&place.join(STAMPS_FILE), old.entries(), base)?;
-    Carried::compare((&old, &stamps), (&files.manifest, &files.stamps))
 }
 
 /// Where the snapshot `base` lies, of which `files` is a later one: beside it, under its own id.

@@ -16,6 +16,7 @@ use crate::ordinary_user;
 use crate::origin::{Delivery, FileFault, Run};
 
 mod anew;
+mod carried;
 mod changes;
 mod moved;
 mod passes;
