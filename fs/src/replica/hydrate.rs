@@ -1,7 +1,7 @@
 //! Fetches everything that is missing, in the background, until nothing is.
 //!
-//! It goes through the manifest in passes: first the files that changed lately, since they are the likeliest to change
-//! again before they are here, then small files, then the rest. It asks only while the [scheduler](super::scheduler) has
+//! It goes through the manifest in passes: small files before large ones, since most programs need many of them, and of
+//! both those first that changed lately, since they are the likeliest to change again before they are here. It asks only while the [scheduler](super::scheduler) has
 //! room, for blocks that are neither here nor coming, and never for what somebody waits for. What a pass could not have
 //! (the peer left, a file changed, the disk is full) the next one asks for again.
 
@@ -33,13 +33,17 @@ const LATELY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Which files a part of a pass is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    ChangedLately,
-    Small,
-    Rest,
+struct Part {
+    is_small: bool,
+    changed_lately: bool,
 }
 
-const PARTS: [Part; 3] = [Part::ChangedLately, Part::Small, Part::Rest];
+const PARTS: [Part; 4] = [
+    Part { is_small: true, changed_lately: true },
+    Part { is_small: true, changed_lately: false },
+    Part { is_small: false, changed_lately: true },
+    Part { is_small: false, changed_lately: false },
+];
 
 /// Where a pass is.
 #[derive(Debug)]
@@ -232,10 +236,9 @@ impl Cursor {
 
     /// The part a file belongs to.
     fn part_of(&self, entry: &Entry<'_>) -> Part {
-        match () {
-            () if entry.mtime().sec > self.lately_sec => Part::ChangedLately,
-            () if entry.size() <= SMALL_BYTES_MAX => Part::Small,
-            () => Part::Rest,
+        Part {
+            is_small: entry.size() <= SMALL_BYTES_MAX,
+            changed_lately: entry.mtime().sec > self.lately_sec,
         }
     }
 
