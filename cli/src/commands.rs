@@ -1,14 +1,17 @@
 //! The commands, one a file. The documentation of an argument is its help.
 
+mod cache;
 mod confine;
 mod demo;
 mod doctor;
 pub(crate) mod mount;
 mod p2p;
+mod pin;
 mod replica;
 mod run;
 mod shell;
 mod unmount;
+mod unpin;
 mod why;
 mod workspace;
 
@@ -54,6 +57,9 @@ enum Command {
     Unmount(unmount::Unmount),
     Run(run::Run),
     Shell(shell::Shell),
+    Pin(pin::Pin),
+    Unpin(unpin::Unpin),
+    Cache(cache::Cache),
     Why(why::Why),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
@@ -93,6 +99,9 @@ impl Twinshare {
             Command::Unmount(command) => command.run(),
             Command::Run(command) => command.run(),
             Command::Shell(command) => command.run(),
+            Command::Pin(command) => command.run(),
+            Command::Unpin(command) => command.run(),
+            Command::Cache(command) => command.run(),
             Command::Why(command) => command.run(),
             Command::Doctor(command) => command.run(),
             Command::Demo(command) => command.run(),
@@ -131,12 +140,23 @@ mod tests {
             "twinshare run --home anna/demo -- python -c x --flag",
             "twinshare run demo",
             "twinshare shell demo",
+            "twinshare pin",
+            "twinshare pin data --wait --timeout 5",
+            "twinshare unpin data",
+            "twinshare cache prune --older-than 7d",
         ] {
             check(line, true);
         }
-        for line in
-            ["twinshare", "twinshare p2p", "twinshare workspace share", "twinshare run", "twinshare run a b"]
-        {
+        for line in [
+            "twinshare",
+            "twinshare p2p",
+            "twinshare cache",
+            "twinshare unpin",
+            "twinshare pin --wait",
+            "twinshare workspace share",
+            "twinshare run",
+            "twinshare run a b",
+        ] {
             check(line, false);
         }
     }

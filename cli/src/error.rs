@@ -95,7 +95,8 @@ impl Kind {
             | "no_such_operation"
             | "not_here"
             | "not_in_workspace"
-            | "no_such_file" => Self::NotFound,
+            | "no_such_file"
+            | "no_such_pin" => Self::NotFound,
             "stopping" => Self::NotRunning,
             "unknown_host" | "peer_unreachable" | "peer_protocol" | "peer_busy" | "peer_failed" => {
                 Self::Unreachable

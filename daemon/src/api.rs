@@ -6,6 +6,7 @@
 //! Every route is in the table of `routes` and in the OpenAPI document; every error passes `problem`. The interface is
 //! local: the socket admits the node's own user and root, and nothing here listens on a network.
 
+mod cache;
 mod clones;
 mod doctor;
 mod error;

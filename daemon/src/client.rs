@@ -16,9 +16,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::wire::{
-    AddPeer, Check, CloneRequest, CreateWorkspace, CreatedWorkspace, Health, List, MountRequest, NodeStatus,
-    Operation, Peer, RemoteWorkspaces, Replica, ResolveRequest, Resolved, RunRequest, Share, ShareRequest,
-    Version, Why, Workspace, WorkspaceDetails,
+    AddPeer, Cache, Check, CloneRequest, CreateWorkspace, CreatedWorkspace, Health, List, MountRequest,
+    NodeStatus, Operation, Peer, Pin, PinRequest, PruneRequest, Pruned, RemoteWorkspaces, Replica,
+    ResolveRequest, Resolved, RunRequest, Share, ShareRequest, Version, Why, Workspace, WorkspaceDetails,
 };
 use crate::runtime::Plan;
 use connection::Call;
@@ -178,6 +178,31 @@ impl Client {
     /// uses it.
     pub async fn remove_clone(&self, id: &str) -> Result<()> {
         self.call(Method::DELETE, &path(["clones", id])).await
+    }
+
+    /// What the content of mounts takes on the disk.
+    pub async fn cache(&self) -> Result<Cache> {
+        self.read("/cache").await
+    }
+
+    /// Evicts content of mounts that is neither open nor pinned. An answer that is not `done` wants to be asked for again.
+    pub async fn prune_cache(&self, request: &PruneRequest) -> Result<Pruned> {
+        self.send(Method::POST, "/cache/prune", request).await
+    }
+
+    /// What is pinned, by path.
+    pub async fn pins(&self) -> Result<Vec<Pin>> {
+        self.list("/pins").await
+    }
+
+    /// Pins an absolute path in a mount.
+    pub async fn pin(&self, path: &str) -> Result<Pin> {
+        self.send(Method::POST, "/pins", &PinRequest { path: path.to_owned() }).await
+    }
+
+    /// Removes the pin of an absolute path.
+    pub async fn unpin(&self, path: &str) -> Result<()> {
+        self.call(Method::DELETE, &query("/pins", &[("path", Some(path))])).await
     }
 
     /// What is known of an absolute path in a workspace, mount or clone.

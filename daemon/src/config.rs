@@ -8,13 +8,16 @@ use std::path::Path;
 
 use serde::de::{self, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use twinshare_fs::replica::CacheLimits;
 pub use twinshare_fs::replica::WhenGone;
 
 use crate::yaml::{self, YamlError};
 
 mod name;
+mod size;
 
 pub use name::{BadNodeName, NodeName};
+pub use size::{NotASize, Size};
 
 /// The port of both QUIC (UDP) and, later, REST (TCP).
 pub const LISTEN_PORT: u16 = 37778;
@@ -34,8 +37,23 @@ pub struct Config {
     /// What a reader of a mount waits for once the peer is gone: `fail`, `wait` or `wait=10s`. Default: `wait=10s`.
     #[serde(deserialize_with = "yaml::scalar")]
     pub when_gone: WhenGone,
+    /// What mounts may keep on the disk of what they fetched.
+    pub cache: CacheConfig,
     /// How much the node's log says. Default: `info`.
     pub log: LogLevel,
+}
+
+/// What mounts may keep on the disk of what they fetched, all together. Sizes are written as `50GB`, `500MB`, `20GiB`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "settings")]
+pub struct CacheConfig {
+    /// Bytes of content at most; beyond it, what was used longest ago is evicted. Default: a tenth of the disk, at most
+    /// 50 GB.
+    #[serde(deserialize_with = "size", skip_serializing_if = "Option::is_none")]
+    pub bytes_max: Option<Size>,
+    /// Bytes that stay free on the disk; with less, content is evicted. Default: a twentieth of the disk, at most 5 GB.
+    #[serde(deserialize_with = "size", skip_serializing_if = "Option::is_none")]
+    pub free_bytes_min: Option<Size>,
 }
 
 /// Where other nodes reach this one (QUIC, UDP).
@@ -86,6 +104,32 @@ pub enum LogLevel {
     Debug,
     /// And every step.
     Trace,
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
+    yaml::scalar(deserializer).map(Some)
+}
+
+impl CacheConfig {
+    /// The limits of a cache in `directory`, which may not exist yet. Blocks for a system call.
+    pub fn limits(&self, directory: &Path) -> CacheLimits {
+        // Of a disk that does not say how large it is nothing is used unless somebody chose.
+        let bytes = disk(directory).map_or(0, |space| space.f_blocks * space.f_frsize);
+        let default = CacheLimits::for_disk(bytes);
+        CacheLimits {
+            bytes_max: self.bytes_max.map_or(default.bytes_max, |size| size.0),
+            free_bytes_min: self.free_bytes_min.map_or(default.free_bytes_min, |size| size.0),
+        }
+    }
+}
+
+/// Bytes that are free on the filesystem of a directory, which may not exist yet. Blocks for a system call.
+pub(crate) fn free_bytes(directory: &Path) -> Option<u64> {
+    disk(directory).map(|space| space.f_bavail * space.f_frsize)
+}
+
+fn disk(directory: &Path) -> Option<rustix::fs::StatVfs> {
+    directory.ancestors().find_map(|above| rustix::fs::statvfs(above).ok())
 }
 
 impl Default for Listen {
@@ -178,6 +222,7 @@ mod tests {
     #[test]
     fn every_key_is_optional() {
         let full = "name: anna\nlisten: {address: 10.0.0.1, port: 5}\nwhen_gone: fail\nlog: debug\n\
+                    cache: {bytes_max: 20GB, free_bytes_min: 1GiB}\n\
                     discovery:\n  enabled: false\n  port: 6\n  interfaces: [lo, eth0]\n";
         let expected = Config {
             name: "anna".parse().unwrap(),
@@ -188,6 +233,7 @@ mod tests {
                 interfaces: Interfaces::Named(vec!["lo".into(), "eth0".into()]),
             },
             when_gone: WhenGone::Fail,
+            cache: CacheConfig { bytes_max: Some(Size(20_000_000_000)), free_bytes_min: Some(Size(1 << 30)) },
             log: LogLevel::Debug,
         };
         check(full, Ok(expected.clone()));
@@ -203,7 +249,13 @@ mod tests {
         check(
             "nmae: x",
             Err("/c: unknown field `nmae`, expected one of `name`, `listen`, `discovery`, \
-                              `when_gone`, `log` at line 1 column 1"),
+                              `when_gone`, `cache`, `log` at line 1 column 1"),
+        );
+        check(
+            "cache: {bytes_max: much}",
+            Err(
+                "/c: cache.bytes_max: `much` is not a number of bytes such as `50GB`, `500MB` or `20GiB` at line 1 column 20",
+            ),
         );
         check(
             "listen:\n  prot: 1",

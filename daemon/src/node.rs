@@ -2,6 +2,7 @@
 
 mod address;
 mod announce;
+mod cache;
 mod detached;
 mod doctor;
 mod firewall;

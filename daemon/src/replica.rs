@@ -23,6 +23,7 @@ use crate::api::wire::{Keep, Replica, ReplicaKind, ReplicaRoot, WhyFound};
 use crate::home::Home;
 use crate::operation::Task;
 
+mod caching;
 mod claims;
 pub mod control;
 mod ending;
@@ -41,7 +42,7 @@ mod supervisor;
 #[cfg(test)]
 mod testing;
 
-use control::{Failure, Request};
+use control::{CachePruned, CacheReport, Failure, PinReport, PinnedPath, Request};
 use settled::Settled;
 use spec::Spec;
 use supervisor::Supervisor;
@@ -233,6 +234,30 @@ impl ReplicaControl for Replicas {
                 failure => from_failure(failure, &spec),
             })
         })
+    }
+
+    fn cache(&self) -> BoxFuture<'_, Option<CacheReport>> {
+        Box::pin(self.cache_report())
+    }
+
+    fn prune(&self, unused_s: u64) -> BoxFuture<'_, Result<(CachePruned, CachePruned), ReplicaError>> {
+        Box::pin(self.prune_cache(unused_s))
+    }
+
+    fn pins<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<PinReport>, ReplicaError>> {
+        Box::pin(self.pins_of(id))
+    }
+
+    fn pin<'a>(
+        &'a self,
+        id: &'a str,
+        pin: PinnedPath,
+    ) -> BoxFuture<'a, Result<Option<Vec<PinReport>>, ReplicaError>> {
+        Box::pin(self.pin_path(id, pin))
+    }
+
+    fn unpin<'a>(&'a self, id: &'a str, pin: PinnedPath) -> BoxFuture<'a, Result<bool, ReplicaError>> {
+        Box::pin(self.unpin_path(id, pin))
     }
 
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ReplicaError>> {

@@ -156,6 +156,17 @@ pub enum ApiError {
     /// Nothing lies at the path.
     #[error("there is nothing at {0}")]
     NoSuchFile(String),
+    /// Only what lies in a mount can be pinned.
+    #[error("{path} lies {why}")]
+    NotAMount {
+        /// The path.
+        path: String,
+        /// In what it lies.
+        why: &'static str,
+    },
+    /// The path is not pinned.
+    #[error("{0} is not pinned")]
+    NoSuchPin(String),
     /// The mount or clone is not served at present.
     #[error("{directory} is not mounted now{}", detail.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     NotServed {

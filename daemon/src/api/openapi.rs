@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use super::wire;
-use super::{clones, doctor, mounts, node, operations, peers, resolve, runs, shares, why, workspaces};
+use super::{cache, clones, doctor, mounts, node, operations, peers, resolve, runs, shares, why, workspaces};
 
 /// The document. Every handler is named here; a test compares it with the routes' table.
 #[derive(OpenApi)]
@@ -17,6 +17,7 @@ use super::{clones, doctor, mounts, node, operations, peers, resolve, runs, shar
         workspaces::list, workspaces::create, workspaces::show, shares::forget, shares::put, shares::delete,
         mounts::list, mounts::create, mounts::show, mounts::remove,
         clones::list, clones::create, clones::show, clones::remove, clones::settle,
+        cache::status, cache::prune, cache::pins, cache::pin, cache::unpin,
         why::tell, resolve::decide,
         runs::plan,
         operations::list, operations::show, operations::cancel,

@@ -184,6 +184,18 @@ impl ApiError {
                 "No such file",
                 "check the spelling; names are compared exactly",
             ),
+            Self::NotAMount { .. } => kind(
+                StatusCode::CONFLICT,
+                "not_a_mount",
+                "Not in a mount",
+                "only what lies in a read-only mount is pinned: `twinshare workspace list` shows which there are",
+            ),
+            Self::NoSuchPin(_) => kind(
+                StatusCode::NOT_FOUND,
+                "no_such_pin",
+                "Not pinned",
+                "`twinshare pin` without a path lists what is",
+            ),
             Self::NotServed { kind: replica, .. } => kind(
                 StatusCode::CONFLICT,
                 "not_served",

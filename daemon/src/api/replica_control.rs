@@ -14,6 +14,7 @@ use twinshare_transport::identity::PeerId;
 use crate::api::wire::{Keep, Replica, ReplicaKind, WhyFound};
 use crate::config::WhenGone;
 use crate::operation::Task;
+use crate::replica::control::{CachePruned, CacheReport, PinReport, PinnedPath};
 
 /// A boxed future: the trait is used as an object, so that tests need no second node.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -83,6 +84,26 @@ pub trait ReplicaControl: fmt::Debug + Send + Sync + 'static {
         keep: Option<Keep>,
     ) -> BoxFuture<'a, Result<Option<u64>, ReplicaError>>;
 
+    /// What the views' process tells of its cache; nothing where none runs.
+    fn cache(&self) -> BoxFuture<'_, Option<CacheReport>>;
+
+    /// Evicts what of views is neither open nor pinned and was not used for so many seconds; also removes, and tells apart,
+    /// what views left that are gone.
+    fn prune(&self, unused_s: u64) -> BoxFuture<'_, Result<(CachePruned, CachePruned), ReplicaError>>;
+
+    /// How far the pins of a view are.
+    fn pins<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<PinReport>, ReplicaError>>;
+
+    /// Keeps a path of a view here; all pins of the view then, or `None` where nothing lies there.
+    fn pin<'a>(
+        &'a self,
+        id: &'a str,
+        pin: PinnedPath,
+    ) -> BoxFuture<'a, Result<Option<Vec<PinReport>>, ReplicaError>>;
+
+    /// Removes a pin of a view; false where there is no such pin.
+    fn unpin<'a>(&'a self, id: &'a str, pin: PinnedPath) -> BoxFuture<'a, Result<bool, ReplicaError>>;
+
     /// Unmounts plainly, never lazily, and forgets the replica. What was fetched for a view or an unfinished clone goes
     /// with it, and a directory that was made for it, if nothing else is in it. A settled clone's directory stays.
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ReplicaError>>;
@@ -130,6 +151,9 @@ pub enum ReplicaError {
         /// Why.
         why: String,
     },
+    /// It cannot be pinned: the cache or the disk is too small.
+    #[error("it cannot be pinned: {0}")]
+    NoRoom(String),
     /// The peer was asked, and did not answer as it should.
     #[error(transparent)]
     Call(#[from] CallError),

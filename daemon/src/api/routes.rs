@@ -12,8 +12,8 @@ use super::error::ApiError;
 use super::request::{self, RequestIds};
 use super::wire::BASE_PATH;
 use super::{
-    BODY_BYTES_MAX, clones, doctor, mounts, node, openapi, operations, peers, resolve, runs, shares, why,
-    workspaces,
+    BODY_BYTES_MAX, cache, clones, doctor, mounts, node, openapi, operations, peers, resolve, runs, shares,
+    why, workspaces,
 };
 use crate::node::Node;
 
@@ -51,6 +51,11 @@ pub(super) fn table() -> Vec<Route> {
         delete("/clones/{id}", clones::remove),
         post("/clones/{id}/settle", clones::settle),
         post("/resolve", resolve::decide),
+        get("/cache", cache::status),
+        post("/cache/prune", cache::prune),
+        get("/pins", cache::pins),
+        post("/pins", cache::pin),
+        delete("/pins", cache::unpin),
         get("/why", why::tell),
         post("/runs", runs::plan),
         get("/operations", operations::list),

@@ -9,6 +9,7 @@
 //! - What is not known is absent, never an empty string or zero.
 //! - Errors are problem details ([`Problem`]) with a stable `code`.
 
+mod cache;
 mod changed;
 mod doctor;
 mod node;
@@ -26,6 +27,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use cache::{Cache, CachedMount, Pin, PinRequest, PruneRequest, Pruned};
 pub use changed::{Keep, ReplicaChanged, ReplicaChangedFile, ReplicaChangedFiles, ResolveRequest, Resolved};
 pub use doctor::{Check, CheckState};
 pub use node::{DiscoveryInterface, Health, InterfaceState, Mode, NodeStatus, Version};

@@ -10,10 +10,10 @@ use crate::api::replica_control::ReplicaError;
 use crate::api::wire::{Keep, Replica, ReplicaKind, ReplicaState, Resolved, Why, WhyFound, WhyPlace};
 
 /// A root of a workspace, and what of a path lies below it.
-struct Within {
-    place: Place,
-    root: usize,
-    below: PathBuf,
+pub(super) struct Within {
+    pub(super) place: Place,
+    pub(super) root: usize,
+    pub(super) below: PathBuf,
 }
 
 impl Node {
@@ -128,7 +128,7 @@ impl Node {
 }
 
 /// The innermost root around `path`.
-fn innermost(path: &Path, all: Vec<Place>) -> Option<Within> {
+pub(super) fn innermost(path: &Path, all: Vec<Place>) -> Option<Within> {
     let roots = all.into_iter().flat_map(|place| {
         let within = |(root, top): (usize, PathBuf)| {
             let below = path.strip_prefix(&top).ok()?.to_owned();

@@ -24,6 +24,10 @@ use crate::api::wire::{
 };
 use crate::home::{Home, socket};
 
+mod cache;
+
+pub use cache::{CacheAnswer, CachePruned, CacheReport, CacheRequest, CachedView, PinReport, PinnedPath};
+
 /// Name of the socket in the process's state directory.
 pub const SOCKET: &str = "control.sock";
 
@@ -78,6 +82,8 @@ pub enum Request {
         /// Where below it.
         path: String,
     },
+    /// About the cache of a process's views.
+    Cache(CacheRequest),
     /// Decide about one file that changed both here and at the peer.
     Resolve {
         /// Of which clone.
@@ -106,6 +112,8 @@ pub enum Answer {
     Account(Option<Box<WhyFound>>),
     /// Bytes of one file that never came; nothing where there is none.
     Resolved(Option<u64>),
+    /// To [`Request::Cache`].
+    Cache(CacheAnswer),
     /// Not done, and why.
     Failed(Failure),
 }

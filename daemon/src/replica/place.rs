@@ -52,7 +52,12 @@ fn is_plain(name: &str) -> bool {
 
 /// Where a view's data is kept.
 pub(super) fn view_data(home: &Home, id: &str) -> PathBuf {
-    home.cache().join("views").join(id)
+    views_data(home).join(id)
+}
+
+/// Where the data of all views is kept.
+pub(super) fn views_data(home: &Home) -> PathBuf {
+    home.cache().join("views")
 }
 
 /// Where the companions of a replica are mounted.

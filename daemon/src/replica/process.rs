@@ -12,13 +12,18 @@ use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use twinshare_fs::fuse::Mounter;
+use twinshare_fs::replica::{Cache, CacheLimits, Evicted};
 use twinshare_transport::client::Client;
 use twinshare_transport::identity::Identity;
 use twinshare_transport::protocol::Hello;
 
 use super::LOG;
-use super::control::{Answer, Failure, Line, PROTOCOL, Request, SOCKET};
+use super::caching::PRUNE_FOR;
+use super::control::{
+    Answer, CacheAnswer, CachePruned, CacheReport, CacheRequest, Failure, Line, PROTOCOL, Request, SOCKET,
+};
 use super::remotes::Remotes;
 use super::roster::Roster;
 use super::served::Served;
@@ -86,7 +91,10 @@ pub fn run(home: &Home, key: &str) -> Result<(), ProcessError> {
             Client::new(&identity, hello).map_err(|error| ProcessError::Endpoint(error.to_string()))?;
         let listener = listen(home, key).map_err(system("the control socket"))?;
         tracing::info!(process = key, mode = %mounter.mode(), "replica process started");
-        let host = Arc::new(Host::new(home.clone(), client, mounter));
+        let limits = config.cache.limits(home.cache());
+        let host = Arc::new(Host::new(home.clone(), client, mounter, Cache::new(limits)));
+        // It ends with the runtime.
+        drop(tokio::spawn(host.cache.clone().tend()));
         host.serve(listener).await.map_err(system("the signals"))?;
         tracing::info!(process = key, "nothing left to serve");
         let _ = std::fs::remove_file(socket_path(home, key));
@@ -109,6 +117,10 @@ fn listen(home: &Home, key: &str) -> io::Result<UnixListener> {
 pub(super) struct Host {
     pub(super) home: Home,
     pub(super) mounter: Mounter,
+    /// That of all views.
+    pub(super) cache: Arc<Cache>,
+    /// Held while a pin is made or removed and written down.
+    pinning: tokio::sync::Mutex<()>,
     remotes: Remotes,
     roster: Roster<Served>,
     orders: watch::Sender<Orders>,
@@ -140,10 +152,12 @@ impl Drop for Order<'_> {
 }
 
 impl Host {
-    fn new(home: Home, client: Client, mounter: Mounter) -> Self {
+    fn new(home: Home, client: Client, mounter: Mounter, cache: Arc<Cache>) -> Self {
         Self {
             home,
             mounter,
+            cache,
+            pinning: tokio::sync::Mutex::default(),
             remotes: Remotes::new(client),
             roster: Roster::default(),
             orders: watch::Sender::default(),
@@ -216,6 +230,9 @@ impl Host {
                 let resolved = self.resolve(&id, path, keep).await;
                 return resolved.map_or_else(Answer::Failed, Answer::Resolved);
             }
+            Request::Cache(request) => {
+                return self.about_cache(request).await.map_or_else(Answer::Failed, Answer::Cache);
+            }
             Request::Attach(spec) => self.attach(*spec).await,
             Request::Detach { id } => self.detach(&id).await,
             Request::Settle { id } => self.settle(&id).await,
@@ -257,6 +274,38 @@ impl Host {
 
     async fn account(&self, id: &str, root: u32, path: String) -> Result<Option<WhyFound>, Failure> {
         self.roster.find(id)?.account(root, path).await
+    }
+
+    async fn about_cache(&self, request: CacheRequest) -> Result<CacheAnswer, Failure> {
+        match request {
+            CacheRequest::Status => Ok(CacheAnswer::Status(self.cache_report().await)),
+            CacheRequest::Prune { unused_s } => self.prune(unused_s).await,
+            CacheRequest::Pins { id } => self.roster.find(&id)?.pins().await,
+            CacheRequest::Pin { id, pin } => {
+                let _alone = self.pinning.lock().await;
+                self.roster.find(&id)?.pin(pin).await
+            }
+            CacheRequest::Unpin { id, pin } => {
+                let _alone = self.pinning.lock().await;
+                self.roster.find(&id)?.unpin(pin).await
+            }
+        }
+    }
+
+    async fn cache_report(&self) -> CacheReport {
+        let mut views = Vec::new();
+        for served in self.roster.serving() {
+            views.extend(served.cached().await);
+        }
+        let CacheLimits { bytes_max, free_bytes_min } = self.cache.limits();
+        CacheReport { bytes: self.cache.bytes(), bytes_max, free_bytes_min, views }
+    }
+
+    async fn prune(&self, unused_s: u64) -> Result<CacheAnswer, Failure> {
+        let (cache, until) = (self.cache.clone(), Instant::now() + PRUNE_FOR);
+        let pruned = tokio::task::spawn_blocking(move || cache.prune(unused_s, until)).await;
+        let (Evicted { files, bytes }, is_done) = pruned.map_err(|died| Failure::Other(died.to_string()))?;
+        Ok(CacheAnswer::Pruned(CachePruned { files, bytes, is_done }))
     }
 
     async fn resolve(&self, id: &str, path: String, keep: Option<Keep>) -> Result<Option<u64>, Failure> {

@@ -30,6 +30,7 @@ use crate::chain::chain;
 use crate::home::Home;
 
 mod account;
+mod cache;
 mod changed;
 mod settle;
 
@@ -139,6 +140,11 @@ impl Served {
             Arrival::Complete => self.left_out.get_or_init(|| left_out(manifest, &self.roots)),
             Arrival::Listed(_) | Arrival::Failed(_) => &None,
         }
+    }
+
+    /// What it shows now.
+    fn replica(&self) -> Arc<Replica> {
+        self.replica.clone()
     }
 
     /// What the node wants to know.
@@ -291,9 +297,13 @@ impl Opened {
         config.when_gone = spec.when_gone;
         let is_clone = spec.kind == ReplicaKind::Clone;
         (config.hydrate, config.is_writable) = (is_clone, is_clone);
+        config.cache = (!is_clone).then(|| host.cache.clone());
         let (runtime, state, noted) = (Handle::current(), host.home.replica(&spec.id), roots.clone());
         let replica = blocking(move || {
             spec::save_roots(&state, &noted).map_err(|error| Failure::Other(chain(&error)))?;
+            config.pins = cache::load_pins(&state).map_err(|error| {
+                Failure::Other(format!("what is pinned cannot be told: {}", chain(&error)))
+            })?;
             Replica::open(config, manifest, origin, runtime).map_err(from_replica)
         })
         .await?;

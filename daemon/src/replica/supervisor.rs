@@ -140,7 +140,8 @@ impl Supervisor {
                 | Answer::Done
                 | Answer::Failed(_)
                 | Answer::Account(_)
-                | Answer::Resolved(_),
+                | Answer::Resolved(_)
+                | Answer::Cache(_),
             )
             | Err(_) => Reports::Silent,
         }
@@ -152,9 +153,13 @@ impl Supervisor {
         match control::ask(&self.home, &spec.process, request, ANSWER_WITHIN).await {
             Ok(Answer::Account(found)) => Ok(found.map(|found| *found)),
             Ok(Answer::Failed(failure)) => Err(failure),
-            Ok(Answer::Status(_) | Answer::Hello { .. } | Answer::Done | Answer::Resolved(_)) => {
-                other("answered something else".into())
-            }
+            Ok(
+                Answer::Status(_)
+                | Answer::Hello { .. }
+                | Answer::Done
+                | Answer::Resolved(_)
+                | Answer::Cache(_),
+            ) => other("answered something else".into()),
             Err(error) => other(format!("does not answer: {error}")),
         }
     }
@@ -165,9 +170,13 @@ impl Supervisor {
         match control::ask(&self.home, &spec.process, request, ANSWER_WITHIN).await {
             Ok(Answer::Resolved(missing)) => Ok(missing),
             Ok(Answer::Failed(failure)) => Err(failure),
-            Ok(Answer::Status(_) | Answer::Account(_) | Answer::Hello { .. } | Answer::Done) => {
-                other("answered something else".into())
-            }
+            Ok(
+                Answer::Status(_)
+                | Answer::Account(_)
+                | Answer::Hello { .. }
+                | Answer::Done
+                | Answer::Cache(_),
+            ) => other("answered something else".into()),
             Err(error) => other(format!("does not answer: {error}")),
         }
     }
@@ -279,9 +288,11 @@ impl Supervisor {
         match line.ask(request, ATTACH_WITHIN).await? {
             Answer::Done => Ok(Ok(pid)),
             Answer::Failed(failure) => Ok(Err(failure)),
-            Answer::Status(_) | Answer::Hello { .. } | Answer::Account(_) | Answer::Resolved(_) => {
-                Err(io::ErrorKind::InvalidData.into())
-            }
+            Answer::Status(_)
+            | Answer::Hello { .. }
+            | Answer::Account(_)
+            | Answer::Resolved(_)
+            | Answer::Cache(_) => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
@@ -292,9 +303,13 @@ impl Supervisor {
             Ok(Answer::Done) => Some(Ok(())),
             Ok(Answer::Failed(Failure::NoSuchReplica)) => None,
             Ok(Answer::Failed(failure)) => Some(Err(failure)),
-            Ok(Answer::Status(_) | Answer::Hello { .. } | Answer::Account(_) | Answer::Resolved(_)) => {
-                Some(Err(Failure::Other("the replica process answered something else".into())))
-            }
+            Ok(
+                Answer::Status(_)
+                | Answer::Hello { .. }
+                | Answer::Account(_)
+                | Answer::Resolved(_)
+                | Answer::Cache(_),
+            ) => Some(Err(Failure::Other("the replica process answered something else".into()))),
             Err(error) if is_absent(&error) => None,
             // It goes on with what it was told to do.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Some(Ok(())),
@@ -321,9 +336,13 @@ impl Supervisor {
             Ok(Answer::Done | Answer::Failed(Failure::NoSuchReplica)) => Ok(Stopped::Over),
             Ok(Answer::Failed(Failure::Leaving)) => Ok(Stopped::Leaving),
             Ok(Answer::Failed(failure)) => Err(failure),
-            Ok(Answer::Status(_) | Answer::Hello { .. } | Answer::Account(_) | Answer::Resolved(_)) => {
-                Err(Failure::Other("the replica process answered something else".into()))
-            }
+            Ok(
+                Answer::Status(_)
+                | Answer::Hello { .. }
+                | Answer::Account(_)
+                | Answer::Resolved(_)
+                | Answer::Cache(_),
+            ) => Err(Failure::Other("the replica process answered something else".into())),
             Err(error) if is_absent(&error) => Ok(Stopped::Over),
             Err(error) => Err(Failure::Other(format!("the replica process does not answer: {error}"))),
         }

@@ -19,7 +19,7 @@ use crate::digest::BLOCK_BYTES;
 use crate::manifest::{Arrival, Entry, EntryIndex, Kind, Listing, Manifest};
 
 /// Pins of one replica at most: each costs a walk of what is below it.
-pub const PINS_MAX: usize = 1000;
+pub const PINS_MAX: usize = 100;
 
 /// How often it is looked whether the disk has lost something.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);

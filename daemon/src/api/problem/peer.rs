@@ -34,6 +34,12 @@ pub(super) fn replica_kind(error: &ReplicaError) -> Kind {
             "Nothing is to be decided",
             "`twinshare workspace status` names the files about which something is",
         ),
+        ReplicaError::NoRoom(_) => kind(
+            StatusCode::CONFLICT,
+            "no_room",
+            "No room to keep it",
+            "`twinshare cache status` shows what is kept; `cache.bytes_max` in the configuration is what may be",
+        ),
         ReplicaError::Call(error) => call_kind(error),
         ReplicaError::Unreachable(_) => peer_unreachable(),
         ReplicaError::Refused(_) => peer_refused(),

@@ -19,6 +19,7 @@ use crate::home::Home;
 use crate::node::{Node, Peers};
 use crate::operation::{Operations, Task};
 use crate::registry::Registry;
+use crate::replica::control::{CachePruned, CacheReport, PinReport, PinnedPath};
 use crate::share::Shares;
 
 /// A replica that is mounted nowhere.
@@ -134,6 +135,43 @@ impl ReplicaControl for PaperReplicas {
         _keep: Option<Keep>,
     ) -> BoxFuture<'a, Result<Option<u64>, ReplicaError>> {
         let found = self.find(id).map(|_| (path != "none").then_some(7));
+        Box::pin(async { found })
+    }
+
+    fn cache(&self) -> BoxFuture<'_, Option<CacheReport>> {
+        Box::pin(async { None })
+    }
+
+    /// Whatever is asked, one file goes.
+    fn prune(&self, _unused_s: u64) -> BoxFuture<'_, Result<(CachePruned, CachePruned), ReplicaError>> {
+        let one = CachePruned { files: 1, bytes: 4096, is_done: true };
+        Box::pin(async move { Ok((one, CachePruned { files: 0, bytes: 0, ..one })) })
+    }
+
+    fn pins<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<PinReport>, ReplicaError>> {
+        let found = self.find(id).map(|_| Vec::new());
+        Box::pin(async { found })
+    }
+
+    /// Anything can be pinned, but for `none`, which is not there, and `huge`.
+    fn pin<'a>(
+        &'a self,
+        id: &'a str,
+        pin: PinnedPath,
+    ) -> BoxFuture<'a, Result<Option<Vec<PinReport>>, ReplicaError>> {
+        let found = self.find(id);
+        Box::pin(async move {
+            found?;
+            match pin.path.as_str() {
+                "none" => Ok(None),
+                "huge" => Err(ReplicaError::NoRoom("it is huge".into())),
+                _ => Ok(Some(vec![PinReport { pin, kept: Some([2, 1, 3000, 1000]) }])),
+            }
+        })
+    }
+
+    fn unpin<'a>(&'a self, id: &'a str, pin: PinnedPath) -> BoxFuture<'a, Result<bool, ReplicaError>> {
+        let found = self.find(id).map(|_| pin.path != "none");
         Box::pin(async { found })
     }
 

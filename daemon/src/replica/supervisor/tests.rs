@@ -79,6 +79,7 @@ fn attaches_for_ever(request: &Request) -> Option<Answer> {
         | Request::Hold { .. }
         | Request::Addresses { .. }
         | Request::Account { .. }
+        | Request::Cache(_)
         | Request::Resolve { .. }
         | Request::Status => Some(Answer::Done),
     }
