@@ -96,6 +96,34 @@ impl BlockSet {
         Some(at.min(self.blocks).max(range.start)).filter(|at| *at < range.end)
     }
 
+    /// The first block of `range` that is in it. Costs the stretches of `range` that are partly in it.
+    pub(super) fn first_present(&self, range: Range<u64>) -> Option<u64> {
+        let end = range.end.min(self.blocks);
+        let mut at = range.start;
+        while at < end {
+            let found = match &self.bits {
+                Bits::Few(bits) => Some((bits >> at).trailing_zeros()).filter(|gap| u64::from(*gap) < WORD),
+                Bits::Many(stretches) => {
+                    let (number, stretch) = stretches.range(at / STRETCH..).next()?;
+                    at = at.max(number * STRETCH);
+                    match stretch {
+                        Stretch::Whole => Some(0),
+                        Stretch::Part(words) => {
+                            let (word, bit) = (at % STRETCH / WORD, at % WORD);
+                            Some((words[word as usize] >> bit).trailing_zeros())
+                                .filter(|gap| u64::from(*gap) < WORD)
+                        }
+                    }
+                }
+            };
+            match found {
+                Some(gap) => return Some(at + u64::from(gap)).filter(|at| *at < end),
+                None => at = (at / WORD + 1) * WORD,
+            }
+        }
+        None
+    }
+
     /// Adds `range`, as far as the file has it; returns how many blocks were new.
     pub(super) fn insert(&mut self, range: Range<u64>) -> u64 {
         let range = range.start..range.end.min(self.blocks);
@@ -282,10 +310,12 @@ mod tests {
             for block in 0..blocks + 5 {
                 prop_assert_eq!(set.contains(block), model.contains(&block), "{}", block);
             }
-            for start in (0..blocks + 5).step_by(61) {
+            for start in (0..blocks + 5).step_by(211) {
                 let range = start..start + 5000;
                 let absent = range.clone().find(|block| !model.contains(block));
                 prop_assert_eq!(set.first_absent(range.clone()), absent, "{:?}", range);
+                let present = range.clone().find(|block| model.contains(block));
+                prop_assert_eq!(set.first_present(range.clone()), present, "{:?}", range);
             }
             prop_assert_eq!(set.contains_all(0..blocks), model.len() as u64 == blocks);
             set.insert(0..blocks);
@@ -299,6 +329,7 @@ mod tests {
         let mut set = BlockSet::empty(1 << 47);
         assert_eq!(set.insert((1 << 46)..(1 << 46) + 3), 3);
         assert!(set.contains_all((1 << 46)..(1 << 46) + 3) && !set.contains((1 << 46) + 3));
+        assert_eq!(set.first_present(0..1 << 47), Some(1 << 46));
         assert_eq!(set.remove(0..1 << 46), 0);
         let Bits::Many(stretches) = &set.bits else { panic!("one word") };
         assert_eq!(stretches.len(), 1);

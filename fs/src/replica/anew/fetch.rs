@@ -136,7 +136,7 @@ fn without_content(engine: &Engine, entry: EntryIndex, version: Version) -> Resu
 fn held(inode: &Inode) -> Vec<(BlockIndex, u64)> {
     let blocks = inode.lock();
     let (mut held, mut at, end) = (Vec::new(), 0, blocks.present.blocks());
-    while let Some(first) = (at..end).find(|block| blocks.present.contains(*block)) {
+    while let Some(first) = blocks.present.first_present(at..end) {
         let past = blocks.present.first_absent(first..end).unwrap_or(end);
         held.push((BlockIndex(first), past - first));
         at = past;

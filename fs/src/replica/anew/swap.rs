@@ -100,10 +100,10 @@ impl Engine {
     pub(super) fn has_its_digests(&self, inode: &Arc<Inode>) -> Result<bool, Errno> {
         let Some(file) = self.file(inode).map_err(|error| error.errno())? else { return Ok(true) };
         let mut bytes = vec![0; BLOCK_BYTES as usize];
-        for block in 0..inode.remote_blocks() {
-            if !inode.lock().present.contains(block) {
-                continue;
-            }
+        let (mut at, end) = (0, inode.remote_blocks());
+        loop {
+            let Some(block) = inode.lock().present.first_present(at..end) else { return Ok(true) };
+            at = block + 1;
             let range = BlockIndex(block).bytes_in(inode.origin_bytes);
             let bytes = &mut bytes[..(range.end - range.start) as usize];
             file.read_exact_at(bytes, range.start).map_err(to_errno)?;
@@ -113,7 +113,6 @@ impl Engine {
                 return Ok(false);
             }
         }
-        Ok(true)
     }
 
     /// Puts `successor` in the place of the inode under these of its names, if it may be replaced. Blocks.
