@@ -14,7 +14,11 @@ use twinshare_daemon::{
 };
 use twinshare_fs::{
     git,
-    manifest::{Kind, Listing, Manifest, Receiver, frame},
+    manifest::{
+        Entry, Kind, Listing, Manifest, Receiver,
+        delta::{self, DeltaReceiver},
+        frame,
+    },
     origin::Version,
 };
 use twinshare_transport::{Identity, protocol};
@@ -37,6 +41,7 @@ pub struct Decoder {
 pub const DECODERS: &[Decoder] = &[
     Decoder { name: "manifest_frame", run: manifest_frame },
     Decoder { name: "manifest_stream", run: manifest_stream },
+    Decoder { name: "manifest_delta", run: manifest_delta },
     Decoder { name: "manifest_file", run: manifest_file },
     Decoder { name: "git_config", run: git_config },
     Decoder { name: "request", run: request },
@@ -69,13 +74,7 @@ fn manifest_frame(bytes: &[u8]) {
 
 /// A whole stream: each frame is a length of two bytes and so many bytes, which are compressed before they are received.
 fn manifest_stream(bytes: &[u8]) {
-    let mut frames = Vec::new();
-    let mut rest = bytes;
-    while let Some((length, after)) = rest.split_first_chunk::<2>() {
-        let (frame, after) = after.split_at(after.len().min(usize::from(u16::from_le_bytes(*length))));
-        frames.push(compressed(frame));
-        rest = after;
-    }
+    let frames = cut(bytes);
     let Some((first, others)) = frames.split_first() else { return };
     in_scratch(|path| {
         let Ok(frame::Frame::Head(head)) = frame::decode(first) else { return };
@@ -86,6 +85,43 @@ fn manifest_stream(bytes: &[u8]) {
             }
         }
         walk(&receiver.manifest());
+    });
+}
+
+/// The frames of a stream, compressed.
+fn cut(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let mut rest = bytes;
+    while let Some((length, after)) = rest.split_first_chunk::<2>() {
+        let (frame, after) = after.split_at(after.len().min(usize::from(u16::from_le_bytes(*length))));
+        frames.push(compressed(frame));
+        rest = after;
+    }
+    frames
+}
+
+/// A whole stream, cut in the same way, of what became of the sample's manifest.
+fn manifest_delta(bytes: &[u8]) {
+    let frames = cut(bytes);
+    let Some((first, others)) = frames.split_first() else { return };
+    let Ok(delta::DeltaFrame::Head(head)) = delta::decode(first) else { return };
+    seeds::manifest(|base| {
+        in_scratch(|path| {
+            let Ok(mut receiver) = DeltaReceiver::new(path, base.clone(), head.head.snapshot, first) else {
+                return;
+            };
+            if others.iter().any(|frame| receiver.accept(frame).unwrap_or(false)) {
+                let (manifest, carried) = receiver.finish();
+                walk(&manifest);
+                for run in carried.runs() {
+                    let is_same = |new: Option<Entry<'_>>, old: Option<Entry<'_>>| match (new, old) {
+                        (Some(new), Some(old)) => new.name() == old.name() && new.size() == old.size(),
+                        _ => false,
+                    };
+                    assert!(is_same(manifest.entry(run.new), base.entry(run.old)), "{run:?} is not the same");
+                }
+            }
+        });
     });
 }
 

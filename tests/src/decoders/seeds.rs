@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use twinshare_fs::{
     digest::{BlockIndex, Digest},
     manifest::{
-        Builder, EntryIndex, Extra, Flags, Kind, LeftOut, LeftOutList, LeftOutReason, Manifest, Meta, Mtime,
-        NewEntry, SnapshotId, frame::Frames,
+        Builder, Carried, CarriedRun, EntryIndex, Extra, Flags, Kind, LeftOut, LeftOutList, LeftOutReason,
+        Manifest, Meta, Mtime, NewEntry, SnapshotId, delta::DeltaFrames, frame::Frames,
     },
     name::EntryName,
     origin::{BlockRange, Class, FileFault, TakeAnew},
@@ -24,6 +24,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
     match name {
         "manifest_frame" => raw_frames(),
         "manifest_stream" => vec![stream()],
+        "manifest_delta" => deltas(),
         "manifest_file" => {
             vec![manifest(|manifest| std::fs::read(manifest.path()).expect("it was just written"))]
         }
@@ -97,17 +98,39 @@ fn raw_frames() -> Vec<Vec<u8>> {
 }
 
 fn stream() -> Vec<u8> {
+    joined(&raw_frames())
+}
+
+/// The sample made of itself: all of it copied, and nothing.
+fn deltas() -> Vec<Vec<u8>> {
+    manifest(|manifest| {
+        let roots = manifest.roots().count() as u32;
+        let all =
+            CarriedRun { new: EntryIndex(roots), old: EntryIndex(roots), len: manifest.entries() - roots };
+        [vec![all], vec![]]
+            .map(|runs| {
+                let carried = Carried::new(runs, manifest.entries(), manifest.entries());
+                let carried = carried.expect("the run is within the manifest");
+                let frames = DeltaFrames::new(manifest.snapshot(), manifest, carried);
+                let raw = frames.map(|frame| postcard::to_stdvec(&frame).expect("a frame is plain data"));
+                joined(&raw.collect::<Vec<_>>())
+            })
+            .into()
+    })
+}
+
+fn joined(frames: &[Vec<u8>]) -> Vec<u8> {
     let mut stream = Vec::new();
-    for frame in raw_frames() {
+    for frame in frames {
         let length = u16::try_from(frame.len()).expect("the sample is small");
         stream.extend_from_slice(&length.to_le_bytes());
-        stream.extend_from_slice(&frame);
+        stream.extend_from_slice(frame);
     }
     stream
 }
 
 /// A manifest with one of everything.
-fn manifest<T>(with: impl FnOnce(&Manifest) -> T) -> T {
+pub(super) fn manifest<T>(with: impl FnOnce(&Manifest) -> T) -> T {
     let scratch = tempfile::tempdir().expect("the temporary directory is writable");
     let path: PathBuf = scratch.path().join("manifest");
     let roots = vec![entry("root", Kind::Directory, 0), entry("companion", Kind::Directory, 0)];
