@@ -167,7 +167,7 @@ pub enum ReplicaError {
     #[error("the origin serves another snapshot than the one the manifest describes")]
     OtherSnapshot,
     /// The snapshot has other roots than the one that is shown.
-    #[error("the peer shares other directories with it than before: mount it anew to see them")]
+    #[error("the peer shares it with other directories than before: mount it anew to see them")]
     OtherRoots,
     /// No numbers are left for what is new.
     #[error(transparent)]

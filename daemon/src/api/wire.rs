@@ -36,8 +36,9 @@ pub use peer::{AddPeer, Peer, PeerRef, PeerSource};
 pub use problem::{PROBLEM_MEDIA_TYPE, Problem};
 pub use relocation::{EditKind, ReplacedPath, ReplicaEdit, ReplicaNotEdited, ReplicaRelocation};
 pub use replica::{
-    Availability, CloneRequest, MountRequest, Replica, ReplicaKind, ReplicaLeftOut, ReplicaLeftOutEntry,
-    ReplicaProgress, ReplicaReceipt, ReplicaRoot, ReplicaSettling, ReplicaState, SettlingStage,
+    Availability, CloneRequest, MountRequest, Replica, ReplicaFollowing, ReplicaKind, ReplicaLeftOut,
+    ReplicaLeftOutEntry, ReplicaProgress, ReplicaReceipt, ReplicaRoot, ReplicaSettling, ReplicaState,
+    SettlingStage,
 };
 pub use run::RunRequest;
 pub use why::{

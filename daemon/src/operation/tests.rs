@@ -19,6 +19,7 @@ fn replica() -> Replica {
         was_there: false,
         roots: vec![],
         progress: None,
+        following: None,
         left_out: None,
         changed: None,
         reading: Vec::new(),

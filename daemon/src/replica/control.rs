@@ -20,7 +20,8 @@ use twinshare_transport::identity::PeerId;
 
 use super::spec::Spec;
 use crate::api::wire::{
-    Keep, Reading, ReplicaChanged, ReplicaLeftOut, ReplicaProgress, ReplicaSettling, WhyFound,
+    Keep, Reading, ReplicaChanged, ReplicaFollowing, ReplicaLeftOut, ReplicaProgress, ReplicaSettling,
+    WhyFound,
 };
 use crate::home::{Home, socket};
 
@@ -137,6 +138,9 @@ pub struct Report {
     /// Who waits for content.
     #[serde(default)]
     pub reading: Vec<Reading>,
+    /// How a view follows.
+    #[serde(default)]
+    pub following: Option<ReplicaFollowing>,
 }
 
 /// Why something was not done; the node acts differently on each.

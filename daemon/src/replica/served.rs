@@ -3,17 +3,17 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use twinshare_fs::filesystem::{CloneTree, Owner, Tree, TreeView};
+use twinshare_fs::filesystem::{CloneTree, Following, Owner, Tree, TreeView};
 use twinshare_fs::fuse::{MountError, MountOptions, MountedRoot, UnmountError};
-use twinshare_fs::manifest::{self, Arrival, EntryIndex, FetchError, LeftOut, Manifest};
+use twinshare_fs::manifest::{self, Arrival, EntryIndex, FetchError, LeftOut, Manifest, SnapshotId};
 use twinshare_fs::origin::{Availability, OriginError};
 use twinshare_fs::replica::layout::LayoutError;
-use twinshare_fs::replica::{Layout, Replica, ReplicaConfig, ReplicaError, ReplicaStatus};
+use twinshare_fs::replica::{Layout, Replica, ReplicaConfig, ReplicaError, ReplicaStatus, ViewDirectory};
 use twinshare_transport::client::Remote;
 
 use super::control::{Failure, Report};
@@ -32,8 +32,10 @@ use crate::home::Home;
 mod account;
 mod cache;
 mod changed;
+mod following;
 mod settle;
 
+use following::{Followed, Follower};
 use settle::Settling;
 
 /// How long the first part of the manifest may take to arrive.
@@ -55,10 +57,13 @@ const LEFT_OUT_BYTES_MAX: usize = 2048;
 pub(super) struct Served {
     home: Home,
     spec: Spec,
+    /// The one that it was opened as; what a view shows is its follower's.
     replica: Arc<Replica>,
+    /// Of a view.
+    follower: Option<Follower>,
     remote: HeldRemote,
     /// Completes the manifest for as long as this lives.
-    fetched: manifest::Fetched,
+    _fetched: manifest::Fetched,
     /// The workspace's first.
     mounts: Vec<Arc<MountedRoot>>,
     /// How many of them have been unmounted, from the first on. Held by whoever unmounts: the end of the workspace's
@@ -71,8 +76,8 @@ pub(super) struct Served {
     settling: Settling,
     /// When it was opened.
     since: UnixTime,
-    /// What the snapshot lacks, once its manifest is complete.
-    left_out: OnceLock<Option<ReplicaLeftOut>>,
+    /// What a snapshot lacks, of the last that was asked for.
+    left_out: Mutex<Option<(SnapshotId, Option<ReplicaLeftOut>)>>,
 }
 
 impl Served {
@@ -85,12 +90,17 @@ impl Served {
         remote: HeldRemote,
         cancel: &CancellationToken,
     ) -> Result<Self, NotStarted<Self>> {
-        let Opened { replica, fetched, roots } = Opened::open(host, &spec, &remote.remote, cancel).await?;
+        let Opened { replica, view, fetched, roots } =
+            Opened::open(host, &spec, &remote.remote, cancel).await?;
+        let following = view.as_ref().map(|_| following_of(&replica));
         let mut mounts = Vec::new();
         let mut outcome = Ok(());
         let mounted = if spec.plain { &[][..] } else { &roots[..] };
         for (root, index) in mounted.iter().zip(0u32..) {
-            let tree = tree(&replica, EntryIndex(index));
+            let tree = match &following {
+                Some(following) => following.root(index as usize).into(),
+                None => tree(&replica, EntryIndex(index)),
+            };
             outcome = if cancel.is_cancelled() {
                 Err(Failure::Cancelled)
             } else {
@@ -100,19 +110,25 @@ impl Served {
                 break;
             }
         }
+        let followed = following.zip(view).filter(|_| outcome.is_ok());
+        let follower = followed.map(|(following, directory)| {
+            let (remote, workspace) = (remote.remote.clone(), spec.workspace.clone());
+            Follower::start(Followed { directory, following, remote, workspace })
+        });
         let served = Self {
             home: host.home.clone(),
             spec,
             replica,
+            follower,
             remote,
-            fetched,
+            _fetched: fetched,
             mounts,
             unmounted: tokio::sync::Mutex::default(),
             left: CancellationToken::new(),
             roots,
             settling: Settling::new(),
             since: UnixTime::now(),
-            left_out: OnceLock::new(),
+            left_out: Mutex::default(),
         };
         match outcome {
             Ok(()) => Ok(served),
@@ -134,33 +150,44 @@ impl Served {
         }
     }
 
-    fn left_out(&self) -> &Option<ReplicaLeftOut> {
-        let manifest = &self.fetched.manifest;
-        match *manifest.arrival().borrow() {
-            Arrival::Complete => self.left_out.get_or_init(|| left_out(manifest, &self.roots)),
-            Arrival::Listed(_) | Arrival::Failed(_) => &None,
-        }
+    /// What is shown.
+    fn replica(&self) -> Arc<Replica> {
+        self.follower.as_ref().map_or_else(|| self.replica.clone(), |follower| follower.following.replica())
     }
 
-    /// What it shows now.
-    fn replica(&self) -> Arc<Replica> {
-        self.replica.clone()
+    fn left_out(&self) -> Option<ReplicaLeftOut> {
+        let replica = self.replica();
+        let manifest = replica.manifest();
+        if *manifest.arrival().borrow() != Arrival::Complete {
+            return None;
+        }
+        let mut kept = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((of, left_out)) if *of == manifest.snapshot() => left_out.clone(),
+            _ => {
+                let left_out = left_out(manifest, &self.roots);
+                *kept = Some((manifest.snapshot(), left_out.clone()));
+                left_out
+            }
+        }
     }
 
     /// What the node wants to know.
     pub(super) fn report(&self) -> Report {
-        let status = self.replica.status();
+        let replica = self.replica();
+        let status = replica.status();
         let availability = match *self.remote.remote.availability().borrow() {
             Availability::Reachable => wire::Availability::Reachable,
             Availability::Gone { .. } => wire::Availability::Gone,
         };
         Report {
             id: self.spec.id.clone(),
-            left_out: self.left_out().clone(),
+            left_out: self.left_out(),
             settling: self.settling(&status),
             reading: self.reading(),
+            following: self.follower.as_ref().map(Follower::shown),
             changed: changed::changed(&status.changed),
-            progress: progress(&status, self.settling.pace(&status), self.replica.is_changed(), availability),
+            progress: progress(&status, self.settling.pace(&status), replica.is_changed(), availability),
         }
     }
 
@@ -231,7 +258,10 @@ impl Life for Served {
         for companion in self.mounts.iter().skip(1) {
             companion.ended().await;
         }
-        if tokio::time::timeout(CLOSED_WITHIN, self.replica.close()).await.is_err() {
+        if let Some(follower) = &self.follower {
+            follower.stop().await;
+        }
+        if tokio::time::timeout(CLOSED_WITHIN, self.replica().close()).await.is_err() {
             tracing::warn!(replica = self.spec.id, "what has arrived is not on the disk yet");
         }
         if self.has_begun_to_settle() {
@@ -253,6 +283,8 @@ fn unused(companions: &[Arc<MountedRoot>]) -> Result<(), Failure> {
 /// A replica that can be mounted.
 struct Opened {
     replica: Arc<Replica>,
+    /// Of a view.
+    view: Option<Arc<ViewDirectory>>,
     fetched: manifest::Fetched,
     roots: Vec<ReplicaRoot>,
 }
@@ -266,10 +298,10 @@ impl Opened {
         remote: &Remote,
         cancel: &CancellationToken,
     ) -> Result<Self, Failure> {
-        let snapshot = spec.snapshot_id().map_err(|error| Failure::Other(error.to_string()))?;
+        let first = spec.snapshot_id().map_err(|error| Failure::Other(error.to_string()))?;
         let places =
             Places { mount_point: spec.mount_point.clone(), home: host.home.clone(), id: spec.id.clone() };
-        let layout = {
+        let (layout, view) = {
             let (mounter, spec, places) = (host.mounter.clone(), spec.clone(), places.clone());
             blocking(move || {
                 for at in places.left_mounted() {
@@ -282,7 +314,9 @@ impl Opened {
             })
             .await?
         };
-        let origin = remote.origin(snapshot);
+        // A view may have gone on since it was made.
+        let shown = layout.snapshot().map_err(|error| Failure::Other(chain(&error)))?;
+        let origin = remote.origin(shown.unwrap_or(first));
         let path = layout.manifest_path();
         let fetching = tokio::time::timeout(MANIFEST_WITHIN, manifest::fetch(origin.clone(), &path));
         let fetched = tokio::select! {
@@ -307,11 +341,16 @@ impl Opened {
             Replica::open(config, manifest, origin, runtime).map_err(from_replica)
         })
         .await?;
-        Ok(Self { replica, fetched, roots })
+        Ok(Self { replica, view, fetched, roots })
     }
 }
 
-/// What is mounted for a root: the workspace of a clone can be changed, all else cannot.
+/// What a view shows of it, in editions of which it is the first.
+fn following_of(replica: &Arc<Replica>) -> Arc<Following> {
+    Following::new(replica.clone(), Owner::of_this_process(), Handle::current())
+}
+
+/// What is mounted for a root of a clone: the workspace of a clone can be changed, all else cannot.
 fn tree(replica: &Arc<Replica>, root: EntryIndex) -> Tree {
     let owner = Owner::of_this_process();
     match replica.names().filter(|_| root.0 == 0) {
@@ -374,10 +413,11 @@ impl Places {
     }
 }
 
-fn layout(places: &Places, spec: &Spec) -> Result<Layout, Failure> {
+fn layout(places: &Places, spec: &Spec) -> Result<(Layout, Option<Arc<ViewDirectory>>), Failure> {
     let opened = match &spec.replica_directory {
-        Some(name) => Layout::clone_as(&places.mount_point, name),
-        None => Layout::view_in(&place::view_data(&places.home, &places.id)),
+        Some(name) => Layout::clone_as(&places.mount_point, name).map(|layout| (layout, None)),
+        None => ViewDirectory::open(&place::view_data(&places.home, &places.id))
+            .and_then(|view| Ok((view.shown()?, Some(view)))),
     };
     opened.map_err(|error| match error {
         LayoutError::NotEmpty { found, .. } => {

@@ -127,6 +127,7 @@ impl Replicas {
             }
             (None, None) => (ReplicaState::Stopped, None),
         };
+        let following = report.and_then(|report| report.following.clone());
         Replica {
             id: spec.id.clone(),
             kind: spec.kind,
@@ -140,9 +141,12 @@ impl Replicas {
             state,
             detail,
             when_gone: spec.when_gone.to_string(),
-            snapshot: Some(spec.snapshot.clone()),
+            snapshot: Some(
+                following.as_ref().map_or(&spec.snapshot, |following| &following.snapshot).clone(),
+            ),
             pid,
             created_at: spec.created_at,
+            following,
             roots: roots.clone(),
             progress: report.map(|report| report.progress.clone()),
             was_there: false,

@@ -43,7 +43,7 @@ const FORMER: [&str; 7] = ["tree", "links", "companions", "staging", "manifest",
 const README: &str = "\
 This directory belongs to twinshare. It holds what has been fetched of a peer's workspace that is shown here, read-only.
 
-Nothing in here should be changed by hand. It is removed with the view (`twinshare workspace unmount`), and everything in
+Nothing in here should be changed by hand. It is removed with the view (`twinshare unmount`), and everything in
 it can be fetched again.
 ";
 

@@ -161,6 +161,7 @@ mod tests {
             was_there: false,
             roots: ["/w"].iter().chain(companions).map(root).collect(),
             progress: None,
+            following: None,
             left_out: None,
             changed: None,
             reading: Vec::new(),

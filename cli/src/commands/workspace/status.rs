@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use twinshare_daemon::api::wire::{
-    Availability, Program, Reading, Replica, ReplicaChanged, ReplicaChangedFiles, ReplicaProgress,
-    ReplicaReceipt, ReplicaSettling, ReplicaState, SettlingStage,
+    Availability, Program, Reading, Replica, ReplicaChanged, ReplicaChangedFiles, ReplicaFollowing,
+    ReplicaProgress, ReplicaReceipt, ReplicaSettling, ReplicaState, SettlingStage,
 };
 
 use super::edits::{self, with_edits};
@@ -59,6 +59,9 @@ fn people(replica: &Replica) -> Result<()> {
     line(format!("{:<15}{}", kind(replica.kind), shown(&full_name(replica))))?;
     line(format!("directory      {}", shown(&replica.directory)))?;
     line(format!("state          {}", in_words(replica)))?;
+    if let Some(following) = &replica.following {
+        line(format!("shows          {}", shows(following)))?;
+    }
     replica.changed.iter().flat_map(changed).try_for_each(line)?;
     let Some(progress) = &replica.progress else { return Ok(()) };
     line(format!("here           {}", here(replica, progress)))?;
@@ -74,6 +77,15 @@ fn people(replica: &Replica) -> Result<()> {
             left_out.total
         )),
         None => Ok(()),
+    }
+}
+
+/// Which moment of its workspace a mount shows.
+fn shows(following: &ReplicaFollowing) -> String {
+    let since = date(following.since);
+    match &following.paused {
+        None => format!("the workspace as it is; last changed here {since}"),
+        Some(why) => format!("the workspace as it was {since}, and no newer one for now: {}", shown(why)),
     }
 }
 
@@ -212,6 +224,19 @@ mod tests {
             ]
         );
         assert_eq!(changed(&ReplicaChanged::default()), [""; 0]);
+    }
+
+    #[test]
+    fn which_moment_is_shown_is_said() {
+        let following = |paused: Option<&str>| ReplicaFollowing {
+            snapshot: "ab".repeat(32),
+            since: twinshare_daemon::api::wire::UnixTime(0),
+            paused: paused.map(str::to_owned),
+        };
+        let since = date(twinshare_daemon::api::wire::UnixTime(0));
+        assert_eq!(shows(&following(None)), format!("the workspace as it is; last changed here {since}"));
+        let paused = shows(&following(Some("the peer is gone\u{1b}")));
+        assert!(paused.ends_with("and no newer one for now: the peer is gone\\u{1b}"), "{paused}");
     }
 
     #[test]

@@ -86,6 +86,9 @@ pub struct Replica {
     /// True in the answer to a request for what was there already: it stays as it was made, at `created_at`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub was_there: bool,
+    /// How a view follows its peer's workspace; absent for clones and while no process serves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub following: Option<ReplicaFollowing>,
     /// Its directory trees: the workspace first, then the companions.
     pub roots: Vec<ReplicaRoot>,
     /// How much is here; absent while no process serves it.
@@ -107,6 +110,18 @@ pub struct Replica {
     /// What a settled clone holds of its origin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<ReplicaReceipt>,
+}
+
+/// How a view follows its peer's workspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReplicaFollowing {
+    /// The snapshot it shows.
+    pub snapshot: String,
+    /// When that was taken over.
+    pub since: UnixTime,
+    /// Why it shows no newer one for now, where something keeps it from following.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
 }
 
 /// How a clone is about to become an ordinary directory.

@@ -39,6 +39,7 @@ pub(crate) fn replica(id: &str, kind: ReplicaKind) -> Replica {
         was_there: false,
         roots: Vec::new(),
         progress: None,
+        following: None,
         left_out: None,
         changed: None,
         reading: Vec::new(),

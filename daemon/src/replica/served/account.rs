@@ -27,7 +27,7 @@ impl Served {
             bytes += reading.path.len();
             bytes <= READING_BYTES_MAX
         };
-        let all = self.replica.reading(READING_SHOWN).into_iter();
+        let all = self.replica().reading(READING_SHOWN).into_iter();
         all.map(|reading| told(reading, &self.roots)).take_while(fits).collect()
     }
 
@@ -37,7 +37,7 @@ impl Served {
         root: u32,
         path: String,
     ) -> Result<Option<WhyFound>, Failure> {
-        let (replica, roots, since) = (self.replica.clone(), self.roots.clone(), self.since);
+        let (replica, roots, since) = (self.replica(), self.roots.clone(), self.since);
         blocking(move || match replica.account(root, path.as_bytes()) {
             Ok(account) => Ok(Some(found(account, &roots, since))),
             Err(AccountError::NoSuchFile) => Ok(None),
