@@ -59,7 +59,11 @@ impl Engine {
             None => self.open(inode).map(|file| file.map(|file| self.descriptors.open(inode, file))),
         };
         match opened {
-            Ok(Some(file)) => self.look_at(inode, &file, ledger),
+            Ok(Some(file)) => match self.look_at(inode, &file, ledger) {
+                // It was opened as it was made: its state could not be read either, so it has none.
+                Err(StoreError::System(Errno::ACCESS)) => Ok(ordinary(self.length(inode, &file)?)),
+                found => found,
+            },
             Ok(None) => self.not_there_yet(inode),
             // Its own user may not even read it.
             Err(StoreError::System(Errno::ACCESS)) => self.look_at_closed(inode),

@@ -46,6 +46,12 @@ for f in ['src/f30', 'src/f31', 'made', 'data/sparse']:
     does('link', f, lambda: os.link(f, 'linked')); does('unlink', f, lambda: os.unlink('linked'))
     open('other', 'w').close(); os.link(f, 'linked')
     does('rename over', f, lambda: os.rename('other', 'linked')); os.unlink('linked')
+# Made for somebody who may not read it, and perhaps not open it again: whoever made it has it open.
+for mode in [0o200, 0o100, 0, 0o400, 0o111]:
+    fd = os.open('strict', os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode); print(os.write(fd, b'x' * 70_000))
+    handled('write', fd, lambda: os.pwrite(fd, b'zz', 1)); os.fsync(fd); print(oct(os.fstat(fd).st_mode))
+    os.fchmod(fd, 0o600); print(open('strict').read(3)); os.fchmod(fd, 0); print(os.write(fd, b'more')); os.close(fd)
+    print(os.stat('strict').st_size); os.unlink('strict')
 os.symlink('src', 'symlink'); does('lchown', 'symlink', lambda: os.chown('symlink', uid, gid, follow_symlinks=False))
 
 # Without a name: a file that was never read, one partly here, one with several names, one made here, closed ones.
