@@ -41,14 +41,12 @@ struct Base {
 impl Files {
     /// What is carried to this snapshot from the earlier one in the directory `place`, which must be `base`.
     pub(super) fn carried_from(&self, place: &Path, base: SnapshotId) -> Result<Carried, ManifestError> {
-        let manifest = Manifest::open(&place.join(MANIFEST_FILE))?;
-        if manifest.snapshot() != base {
-            return Err(ManifestError::Invalid("it is the manifest of another snapshot"));
-        }
-        let stamps = Stamps::open(&place.join(STAMPS_FILE), manifest.entries(), base)?;
-        let digests = DigestFile::open(&place.join(DIGESTS_FILE), manifest.blocks())?;
-        let carried = Carried::compare((&manifest, &stamps), (&self.manifest, &self.stamps))?;
-        let earlier = Arc::new(Base { manifest, digests, carried });
+        let known = lock(&self.bases.all).iter().find(|known| known.manifest.snapshot() == base).cloned();
+        let earlier = match known {
+            Some(earlier) => earlier,
+            None => Arc::new(Base::open(self, place, base)?),
+        };
+        // Also of one that is known: it may have bound more since.
         let carried = earlier.adopt_all(self)?;
         let mut all = lock(&self.bases.all);
         all.retain(|known| known.manifest.snapshot() != base);
@@ -74,6 +72,18 @@ impl Files {
 }
 
 impl Base {
+    /// Opens the snapshot `base` in `place`, and finds what is carried from it.
+    fn open(files: &Files, place: &Path, base: SnapshotId) -> Result<Self, ManifestError> {
+        let manifest = Manifest::open(&place.join(MANIFEST_FILE))?;
+        if manifest.snapshot() != base {
+            return Err(ManifestError::Invalid("it is the manifest of another snapshot"));
+        }
+        let stamps = Stamps::open(&place.join(STAMPS_FILE), manifest.entries(), base)?;
+        let digests = DigestFile::open(&place.join(DIGESTS_FILE), manifest.blocks())?;
+        let carried = Carried::compare((&manifest, &stamps), (&files.manifest, &files.stamps))?;
+        Ok(Self { manifest, digests, carried })
+    }
+
     /// Binds what is bound of all carried files; what is carried in the end.
     fn adopt_all(&self, files: &Files) -> io::Result<Carried> {
         let mut differ = HashSet::new();

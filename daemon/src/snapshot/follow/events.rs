@@ -169,8 +169,9 @@ impl Events {
                     is_complete = false;
                     break;
                 }
-                // It was removed, of which the directory above tells.
-                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                // It was removed, or cannot be listed, and so nothing in it is in a snapshot. The directory above tells
+                // when that changes.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => {}
                 Err(_) => is_complete = false,
             }
         }

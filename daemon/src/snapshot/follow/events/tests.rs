@@ -116,3 +116,16 @@ async fn lost_events_begin_it_anew() {
     fs::write(place.at("a/b/f"), "").unwrap();
     timeout(SOON, events.happened()).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_cannot_be_listed_is_heard_of_when_it_can() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new(100);
+    fs::create_dir(place.at("a/closed")).unwrap();
+    let set = |mode| fs::set_permissions(place.at("a/closed"), PermissionsExt::from_mode(mode)).unwrap();
+    set(0o000);
+    let mut events = place.listen().await;
+    assert!(events.is_complete(), "nothing in it is in a snapshot");
+    set(0o700);
+    timeout(SOON, events.happened()).await.unwrap();
+}
