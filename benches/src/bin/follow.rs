@@ -1,7 +1,7 @@
 //! How soon a change at the origin is told of, and what it costs to say what changed.
 //!
-//! A node shares a workspace of many files in one process; a visitor watches it over loopback and fetches each new manifest as what
-//! became of the one before. Each round changes one file.
+//! A node shares a workspace of many files in one process; a visitor watches it over loopback and fetches each new
+//! manifest as what became of the one before. Each round changes one file.
 
 #![expect(clippy::print_stdout, reason = "a program that prints what it measured")]
 
@@ -92,7 +92,8 @@ async fn follow(remote: &Remote, workspace: &Path, base: Manifest, round: u64) -
             }
         })
     };
-    // Long enough for the walks that follow a watch's beginning, or the last change: what is measured is a change at rest.
+    // Long enough for the walks that follow a watch's beginning, or the last change: what is measured is a change at
+    // rest.
     tokio::time::sleep(Duration::from_secs(if round == 0 { 15 } else { 5 })).await;
     let changed = Instant::now();
     fs::write(workspace.join("directory-0/file-0.txt"), format!("content of round {round}"))?;

@@ -2,8 +2,8 @@
 //!
 //! Each workspace that is watched has a task. What it hears from the kernel ([`events`]) is a hint and no more: it
 //! says when to look. What is so is found by freezing, which walks the tree, and a walk that finds the snapshot that
-//! was there already is no news. How often that may happen is decided in [`tempo`]. Without anybody who waits, nothing is walked
-//! and, after a while, nothing heard either.
+//! was there already is no news. How often that may happen is decided in [`tempo`]. Without anybody who waits,
+//! nothing is walked and, after a while, nothing heard either.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,11 +1,11 @@
 //! What stayed as it was from one snapshot of a workspace to a later one.
 //!
 //! An entry is *carried* when it lies under the same path in both, its metadata says the same, and its stamps prove
-//! that nothing happened to it in between: it is the same version of the same inode. What is known of the content of a
-//! carried file, and what is kept of it, holds for the later snapshot as well. A directory is carried by itself, with the number of
-//! its entries, whatever became of them; an entry whose directory was renamed lies under another path and is not carried.
-//! Roots keep their indices and are never among what is carried, and where the roots are not the same ones in the same
-//! order nothing is.
+//! that nothing happened to it in between: it is the same version of the same inode. What is known of the content of
+//! a carried file, and what is kept of it, holds for the later snapshot as well. A directory is carried by itself,
+//! with the number of its entries, whatever became of them; an entry whose directory was renamed lies under another
+//! path and is not carried. Roots keep their indices and are never among what is carried, and where the roots are not
+//! the same ones in the same order nothing is.
 //!
 //! Manifest order is the order of paths, so what is carried has the same order in both: it is a list of runs, ascending
 //! on both sides, and either side finds the other by binary search. A tree of which one file changed has some runs more

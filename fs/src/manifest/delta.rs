@@ -2,14 +2,14 @@
 //!
 //! The first frame is the [`DeltaFrame::Head`]: the [head](super::frame::Head) of the new manifest, which old one is
 //! meant, and how many entries each root lists. Then come [`DeltaFrame::Entries`]: the entries of the new manifest in
-//! their order, roots excepted, each either *copied* from the old one, in runs, or in full. The order and the number of
-//! entries that each directory lists give the place of an entry, so a copied run goes on over any number of directories. The last
-//! is the [`DeltaFrame::Tail`] with all that was left out.
+//! their order, roots excepted, each either *copied* from the old one, in runs, or in full. The order and the number
+//! of entries that each directory lists give the place of an entry, so a copied run goes on over any number of
+//! directories. The last is the [`DeltaFrame::Tail`] with all that was left out.
 //!
 //! An entry is copied only when it is [carried](super::Carried): certainly the same version of the same file. So the
-//! copied runs are also what tells the receiver which content it has. What a copied entry says is taken from the old manifest; only
-//! a further name of an inode names the first one by its new place. The receiver appends both kinds through the
-//! same code as ever, and the digest of the file proves the result.
+//! copied runs are also what tells the receiver which content it has. What a copied entry says is taken from the old
+//! manifest; only a further name of an inode names the first one by its new place. The receiver appends both kinds
+//! through the same code as ever, and the digest of the file proves the result.
 //!
 //! Frames are packed and bounded as those of a whole [manifest](super::frame) are.
 

@@ -8,12 +8,12 @@ use super::{Carried, FetchError, Manifest, ManifestError, Receiver, SnapshotId};
 use crate::origin::{Origin, SinceFrame};
 
 /// The manifest of the origin's snapshot, durably in the file at `path`, and what it carries of the complete manifest
-/// `base`, an earlier one of the same workspace. Nothing is carried where the origin knows nothing of the base any more: then all
-/// of it has been sent.
+/// `base`, an earlier one of the same workspace. Nothing is carried where the origin knows nothing of the base any
+/// more: then all of it has been sent.
 ///
-/// Unlike [`fetch`](super::fetch) this waits until the manifest is complete; one that breaks off leaves nothing behind, and is asked for
-/// again by whoever wants it. A replica that waits with the new version until it has all of it shows no half of it.
-/// Must be called within a Tokio runtime. Safe to drop.
+/// Unlike [`fetch`](super::fetch) this waits until the manifest is complete; one that breaks off leaves nothing
+/// behind, and is asked for again by whoever wants it. A replica that waits with the new version until it has all of
+/// it shows no half of it. Must be called within a Tokio runtime. Safe to drop.
 pub async fn fetch_since(
     origin: &dyn Origin,
     base: &Manifest,

@@ -1,10 +1,10 @@
 //! Earlier snapshots of the same workspace, whose readers go on with this one.
 //!
-//! Whoever follows a workspace keeps what it has of a [carried](crate::manifest::Carried) file, and asks this snapshot for the rest of
-//! it. So what the earlier one has bound of such a file is bound here as well, before anybody is told that it is carried
-//! and again before a block of it is bound here or its stamp replaced: else a version that only looks the same could
-//! be taken for the one that was meant, and the reader would have parts of both. A file of which the two have bound different
-//! content is not carried.
+//! Whoever follows a workspace keeps what it has of a [carried](crate::manifest::Carried) file, and asks this
+//! snapshot for the rest of it. So what the earlier one has bound of such a file is bound here as well, before
+//! anybody is told that it is carried and again before a block of it is bound here or its stamp replaced: else a
+//! version that only looks the same could be taken for the one that was meant, and the reader would have parts of
+//! both. A file of which the two have bound different content is not carried.
 
 use std::collections::HashSet;
 use std::io;
@@ -117,7 +117,8 @@ impl Base {
         Carried::new(runs, files.manifest.entries(), self.manifest.entries()).map_err(io::Error::other)
     }
 
-    /// Binds what is bound of the blocks `of_file` of one file; false where the other snapshot has bound something else.
+    /// Binds what is bound of the blocks `of_file` of one file; false where the other snapshot has bound something
+    /// else.
     fn adopt(
         &self,
         files: &Files,

@@ -1,8 +1,8 @@
 //! What the kernel tells of changes in the directories of a snapshot (inotify).
 //!
-//! A hint only: which directory or file it was is not even looked at. Where hearing of everything is not possible (the user's
-//! watches are used up, or the tree lies on a filesystem that others change too), that is said, and whoever listens
-//! looks now and then.
+//! A hint only: which directory or file it was is not even looked at. Where hearing of everything is not possible
+//! (the user's watches are used up, or the tree lies on a filesystem that others change too), that is said, and
+//! whoever listens looks now and then.
 
 use std::collections::HashSet;
 use std::io;

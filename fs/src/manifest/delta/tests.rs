@@ -21,8 +21,8 @@ fn frames(old: &Path, new: &Path) -> Vec<DeltaFrame> {
     DeltaFrames::new(open(old).snapshot(), &open(new), carried).collect()
 }
 
-/// Sends the manifest of `new` to somebody who has that of `old`; checks that it arrives as it is. Returns what is carried
-/// and the bytes on the wire.
+/// Sends the manifest of `new` to somebody who has that of `old`; checks that it arrives as it is. Returns what is
+/// carried and the bytes on the wire.
 fn send(old: &Path, new: &Path) -> (Carried, usize) {
     let (base, sent) = (open(old), open(new));
     let frames: Vec<_> = frames(old, new).iter().map(|frame| encode(frame).unwrap()).collect();
