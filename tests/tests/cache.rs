@@ -69,7 +69,7 @@ fn held(pair: &Pair<'_>) -> Result<u64> {
 fn story(pair: &mut Pair<'_>) -> Result<()> {
     pair.ben.program("sh").args(["-c", CONFIGURE]).run(BOUND)?.success()?;
     let at = format!("{}/view", pair.ben.home());
-    pair.ben.run(&["mount", "project", &at])?;
+    pair.ben.run(&["mount", "project", &at, "--when-gone", "fail"])?;
     let kept = format!("{at}/kept");
 
     let refused = pair.ben.twinshare(&["pin", &format!("{at}/data")]).run(BOUND)?.failure()?;

@@ -120,3 +120,40 @@ fn document(mount: &Replica, PinReport { pin, kept }: PinReport) -> Pin {
         complete: kept.is_some_and(|[files, here, ..]| files == here),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::wire::ReplicaRoot;
+    use crate::node::testing::{PaperReplicas, node, replica};
+
+    #[tokio::test]
+    async fn what_lies_in_a_mount_is_pinned_and_nothing_else() {
+        let root = |local: &str| ReplicaRoot { origin: "/o".to_owned(), local: local.to_owned() };
+        let mut view = replica("view", ReplicaKind::View);
+        view.roots = vec![root("/nowhere/view"), root("/kept/1")];
+        let mut stopped = replica("stopped", ReplicaKind::View);
+        stopped.state = ReplicaState::Stopped;
+        let fixture = node(PaperReplicas::of([view, stopped, replica("clone", ReplicaKind::Clone)])).await;
+        for path in ["/nowhere/view", "/nowhere/view/a/b", "/kept/1/lib"] {
+            let pin = fixture.node.pin(Path::new(path)).await.unwrap();
+            assert_eq!((pin.path.as_str(), pin.mount.as_str(), pin.complete), (path, "view", false));
+            assert_eq!((pin.files_here, pin.files_total), (Some(1), Some(2)));
+            fixture.node.unpin(Path::new(path)).await.unwrap();
+        }
+        for (path, code) in [
+            ("/nowhere/view/none", "no_such_file"),
+            ("/nowhere/view/huge", "no_room"),
+            ("/nowhere/stopped/a", "not_served"),
+            ("/nowhere/clone/a", "not_a_mount"),
+            ("/nowhere/viewer", "not_in_workspace"),
+        ] {
+            assert_eq!(fixture.node.pin(Path::new(path)).await.unwrap_err().code(), code, "{path}");
+        }
+        let unknown = fixture.node.unpin(Path::new("/nowhere/view/none")).await.unwrap_err();
+        assert_eq!(unknown.code(), "no_such_pin");
+        let cache = fixture.node.cache().await.unwrap();
+        assert!(cache.bytes == 0 && cache.bytes_max > 0 && cache.free_bytes.is_some(), "{cache:?}");
+        assert_eq!(cache.mounts.len(), 2);
+    }
+}

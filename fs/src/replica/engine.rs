@@ -48,10 +48,11 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// The parts of a replica.
 ///
-/// Lock order: the cache's `evicting`, that of [`Losing`], the flusher's `asking`, `losing`, an inode's `data`, the table of [`Inodes`], an inode's `blocks`, then
-/// the scheduler's, the writer's, the flusher's `state`, the ledger's, the counters' and the reads', which are leaves. None is held
-/// across an `.await`, and of no two inodes is the same one held. So the disk is never asked for what it lost while a
-/// file's `data` is held.
+/// Lock order: the cache's `evicting`, that of [`Losing`], the flusher's `asking`, `losing`, an inode's `data`, the
+/// table of [`Inodes`], an inode's `blocks`, then the scheduler's, the writer's, the flusher's `state`, the ledger's, the
+/// counters' and the reads', which are leaves. None is held across an `.await`, and of no two inodes is the same one
+/// held, but by whoever evicts a file that several editions have, alone among them, and never waiting for a `data`. So the
+/// disk is never asked for what it lost while a file's `data` is held.
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) manifest: Manifest,
