@@ -83,12 +83,19 @@ fn story(pair: &mut Pair<'_>) -> Result<()> {
         let file = format!("data/f{number}");
         let read = |user: &str, at: &str| -> Result<String> {
             let user = if user == "ben" { &pair.ben } else { &pair.ada };
-            Ok(user.program("sha256sum").arg(file.clone()).dir(at.to_owned()).run(BOUND)?.success()?)
+            user.program("sha256sum").arg(file.clone()).dir(at).run(BOUND)?.success()
         };
         ensure!(read("ben", &at)? == read("ada", PROJECT)?, "{file} is another one");
         held(pair)?;
     }
     ensure!(held(pair)? > BUDGET / 2, "hardly anything is kept");
+
+    // A pin holds for what the peer makes of it later.
+    fs::write(pair.ada.host().path(PROJECT).join("kept/new"), noise(50_000, 7))?;
+    wait::until_true("what is new to be pinned", BOUND, || {
+        let pins = pair.ben.json(&["pin"])?;
+        Ok(pins[0]["files_total"] == 32 && pins[0]["complete"] == true)
+    })?;
 
     // The peer goes, and the process that serves the mount dies: the next one has what is pinned, and knows that.
     let expected = digests(pair, false, &format!("{PROJECT}/kept"))?;

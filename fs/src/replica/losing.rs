@@ -35,6 +35,12 @@ impl Losing {
         engines.push(Arc::downgrade(engine));
     }
 
+    /// One that believes in nothing any more, although somebody may still hold it.
+    pub(super) fn leave(&self, engine: &Arc<Engine>) {
+        let _alone = self.alone();
+        lock(&self.engines).retain(|other| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(engine)));
+    }
+
     /// All that believe in the files.
     pub(super) fn all(&self) -> Vec<Arc<Engine>> {
         lock(&self.engines).iter().filter_map(Weak::upgrade).collect()

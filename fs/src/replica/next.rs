@@ -56,6 +56,9 @@ impl Replica {
     /// numbers, does not have.
     pub(crate) async fn discard(self: Arc<Self>, has: Arc<Numbers>) {
         self.quiet().await;
+        let leaving = self.engine.clone();
+        // It can only fail with the runtime itself.
+        let _ = self.engine.runtime.spawn_blocking(move || leaving.losing.leave(&leaving)).await;
         let (layout, had) = (self.engine.store.layout.clone(), self.numbers().cloned());
         let removed = self.engine.runtime.spawn_blocking(move || match (layout.in_view(), had) {
             (Some(in_view), Some(had)) => in_view.discard(&had, &has),

@@ -422,6 +422,11 @@ async fn what_is_evicted_is_missing_in_every_edition_and_what_is_pinned_stays() 
     bench.following.root(0).release(handle);
     bench.following.root(0).release(kept);
     assert_eq!(second.pins().len(), 1);
+    // What the first edition alone had goes with it, also while somebody holds it otherwise.
+    bench.until("the first edition stays", || bench.editions() == ["1"]).await;
+    second.idle().await;
+    assert_eq!(cache.bytes(), 3 * 303_104);
+    drop(first);
 }
 
 async fn counted(replica: &Replica) {
