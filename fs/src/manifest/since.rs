@@ -11,7 +11,7 @@ use crate::origin::{Origin, SinceFrame};
 /// `base`, an earlier one of the same workspace. Nothing is carried where the origin knows nothing of the base any
 /// more: then all of it has been sent.
 ///
-/// Unlike [`fetch`](super::fetch) this waits until the manifest is complete; one that breaks off leaves nothing
+/// Unlike [`fetch`](fn@super::fetch) this waits until the manifest is complete; one that breaks off leaves nothing
 /// behind, and is asked for again by whoever wants it. A replica that waits with the new version until it has all of
 /// it shows no half of it. Must be called within a Tokio runtime. Safe to drop.
 pub async fn fetch_since(
