@@ -85,7 +85,11 @@ fn check(directory: &Path, home: &Home, user_home: Option<&Path>) -> Result<Path
 
 /// True for a directory in a mount of twinshare, and for what an unfinished clone leaves while it is not mounted.
 fn is_replica(path: &Path) -> io::Result<bool> {
-    if has_replica_directory(path)? {
+    let is_within_one = |above: &Path| {
+        let name = above.file_name().unwrap_or_default().as_bytes();
+        layout::is_replica_name(name) && above.join("manifest").exists()
+    };
+    if path.ancestors().any(is_within_one) || has_replica_directory(path)? {
         return Ok(true);
     }
     let device = path.metadata()?.dev();
@@ -97,7 +101,7 @@ fn is_replica(path: &Path) -> io::Result<bool> {
 fn has_replica_directory(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        let named = entry.file_name().as_bytes().starts_with(layout::PREFIX.as_bytes());
+        let named = layout::is_replica_name(entry.file_name().as_bytes());
         if named && entry.file_type()?.is_dir() && entry.path().join("manifest").exists() {
             return Ok(true);
         }
@@ -167,6 +171,9 @@ mod tests {
         assert!(check_place(&clone, &home).is_ok());
         fs::write(clone.join(".twinshare-4f1c/manifest"), "").unwrap();
         assert!(matches!(check_place(&clone, &home), Err(PlaceError::Replica { .. })));
+        let within = clone.join(".twinshare-4f1c/tree/src");
+        fs::create_dir_all(&within).unwrap();
+        assert!(matches!(check_place(&within, &home), Err(PlaceError::Replica { .. })));
     }
 
     #[test]

@@ -371,7 +371,9 @@ fn existing(directory: &OwnedFd) -> Result<Existing, Errno> {
         let name = entry.file_name().to_string_lossy();
         match name.as_ref() {
             "." | ".." => {}
-            name if found.replica.is_none() && is_replica_name(name) => found.replica = Some(name.into()),
+            name if found.replica.is_none() && is_replica_name(name.as_bytes()) => {
+                found.replica = Some(name.into())
+            }
             name => found.other = Some(name.into()),
         }
     }
@@ -383,9 +385,10 @@ fn is_settling(directory: &OwnedFd) -> bool {
     rustix::fs::fgetxattr(directory, SETTLING_XATTR, &mut value[..]).is_ok()
 }
 
-fn is_replica_name(name: &str) -> bool {
-    let digits = name.strip_prefix(PREFIX).unwrap_or_default();
-    digits.len() == 4 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+/// True for a name that the directory of a clone's replica may have.
+pub fn is_replica_name(name: &[u8]) -> bool {
+    let digits = name.strip_prefix(PREFIX.as_bytes()).unwrap_or_default();
+    digits.len() == 4 && digits.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// A name for the directory of a new clone's replica.
@@ -443,7 +446,7 @@ mod tests {
         let at = directory.path().join("a/clone");
         let first = Layout::clone_at(&at).unwrap();
         let made = names(&at);
-        assert!(made.len() == 1 && is_replica_name(&made[0]), "{made:?}");
+        assert!(made.len() == 1 && is_replica_name(made[0].as_bytes()), "{made:?}");
         assert_eq!(names(first.path()), ["README", "companions", "links", "staging", "tree"]);
         assert!(matches!(Layout::clone_at(&at), Err(LayoutError::InUse { .. })));
         drop(first);

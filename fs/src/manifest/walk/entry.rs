@@ -13,6 +13,7 @@ use crate::beneath;
 use crate::git::{self, Role, Surroundings};
 use crate::manifest::{Extra, Flags, Kind, LeftOutReason, Mtime, NewEntry};
 use crate::name::EntryName;
+use crate::replica::layout::is_replica_name;
 
 /// Permission bits that travel: those of `chmod` without set-user-id and set-group-id.
 const MODE_BITS: u16 = 0o1777;
@@ -136,7 +137,10 @@ impl<'w> Surveyor<'w> {
 
     fn directory(&mut self, name: EntryName, stat: &Statx) -> Option<Found> {
         let stamp = Stamp::of(stat);
-        if self.exclude.contains(&DirectoryId { device: stamp.device, inode: stamp.inode }) {
+        // What is missing in a clone that is not complete reads as zeros there.
+        if is_replica_name(name.as_bytes())
+            || self.exclude.contains(&DirectoryId { device: stamp.device, inode: stamp.inode })
+        {
             return self.leave_out(LeftOutReason::NodeState);
         }
         let mut entry = new(name, Kind::Directory, stat, &mut self.left_out);

@@ -315,10 +315,16 @@ fn companions_are_roots_unless_they_lie_in_one() {
 fn the_nodes_own_state_is_not_entered() {
     let place = Place::new();
     place.write("a/state/secret", "x");
+    // What a clone that is not complete has of its files: zeros where something is missing.
+    place.write("b/.twinshare-4f1c/tree/f", "x");
+    place.write("b/.twinshare-mine", "x");
     let state = DirectoryId::of(&place.at("a/state")).unwrap();
     let manifest = place.walk_roots(&[place.tree.path().into()], 2, &[state]).unwrap();
     assert_eq!(names(&manifest, "a"), Vec::<String>::new());
-    assert_eq!(left_out(&manifest), [("a/state".into(), LeftOutReason::NodeState)]);
+    assert_eq!(names(&manifest, "b"), [".twinshare-mine"]);
+    let left_out = left_out(&manifest);
+    let expected = ["a/state", "b/.twinshare-4f1c"].map(|path| (path.into(), LeftOutReason::NodeState));
+    assert_eq!(left_out, expected);
 }
 
 #[test]
