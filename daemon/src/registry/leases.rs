@@ -127,6 +127,22 @@ impl Tables {
         Ok(transaction.commit()?)
     }
 
+    /// The peer, which watches, still shows this snapshot: of those that it has only for watching it is the last to go.
+    pub fn keep_watched(
+        &mut self,
+        snapshot: SnapshotId,
+        peer: PeerId,
+        now: SystemTime,
+    ) -> Result<(), RegistryError> {
+        self.connection.execute(
+            "UPDATE leases SET last_contact = ?3, expires = ?4,
+                 watched = (SELECT coalesce(max(watched), 0) + 1 FROM leases)
+             WHERE snapshot = ?1 AND peer = ?2 AND watched IS NOT NULL",
+            params![snapshot.0.0, peer.0, seconds(now), seconds(now + LEASE_TIME)],
+        )?;
+        Ok(())
+    }
+
     /// One snapshot.
     pub fn snapshot(&self, snapshot: SnapshotId) -> Result<Option<SnapshotRecord>, RegistryError> {
         let mut query = self.connection.prepare_cached("SELECT * FROM snapshots WHERE snapshot = ?1")?;

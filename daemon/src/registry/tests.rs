@@ -163,6 +163,26 @@ fn a_peer_that_watches_keeps_the_last_it_was_told_of() {
 }
 
 #[test]
+fn what_a_peer_that_watches_still_shows_is_kept_whatever_it_is_told_of() {
+    let Bench { directory: _directory, mut tables } = bench();
+    let workspace = tables.add_workspace(&name("w"), Path::new("/w"), at(0)).unwrap().id;
+    let anna = PeerId([1; 32]);
+    let shown = snapshot(0, workspace).snapshot;
+    for id in 0..10 {
+        tables.keep_watched(shown, anna, at(7)).unwrap();
+        tables.add_snapshot(&snapshot(id, workspace), anna, LeaseReason::Watched, at(7)).unwrap();
+    }
+    let mut kept: Vec<_> = tables.leases().unwrap().iter().map(|lease| lease.snapshot.0.0[0]).collect();
+    kept.sort();
+    assert_eq!(kept, [0, 7, 8, 9]);
+    // What it opened is as it was.
+    tables.add_snapshot(&snapshot(8, workspace), anna, OPENED, at(7)).unwrap();
+    tables.keep_watched(snapshot(8, workspace).snapshot, anna, at(7)).unwrap();
+    tables.add_snapshot(&snapshot(10, workspace), anna, LeaseReason::Watched, at(7)).unwrap();
+    assert_eq!(tables.leases().unwrap().len(), 5);
+}
+
+#[test]
 fn newcomers_end_no_lease_that_is_in_use() {
     let Bench { mut tables, .. } = bench();
     let workspace = tables.add_workspace(&name("a"), Path::new("/a"), at(1)).unwrap().id;

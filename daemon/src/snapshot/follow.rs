@@ -98,7 +98,7 @@ impl Followers {
                 _ = failed.changed() => return Err(why(&failed)),
             };
             let record = found.ok_or(SnapshotError::Stopping)?;
-            if self.shared.store.lease_watched(record.snapshot, peer).await? {
+            if self.shared.store.lease_watched(record.snapshot, base, peer).await? {
                 return Ok(record);
             }
             seat.followed.missed.notify_one();

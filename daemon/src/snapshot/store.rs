@@ -96,17 +96,19 @@ impl Store {
         all.entry(record.workspace).or_default().send_replace(Some(record.clone()));
     }
 
-    /// Gives a peer that watches a lease on a snapshot; false where it is not kept any more.
+    /// Gives a peer that watches, and still shows `base`, a lease on a snapshot; false where it is not kept any more.
     pub(super) async fn lease_watched(
         &self,
         snapshot: SnapshotId,
+        base: SnapshotId,
         peer: PeerId,
     ) -> Result<bool, SnapshotError> {
-        let lease = move |tables: &mut Tables| match tables.snapshot(snapshot)? {
-            Some(record) => {
-                tables.add_snapshot(&record, peer, LeaseReason::Watched, SystemTime::now()).map(|()| true)
-            }
-            None => Ok(false),
+        let lease = move |tables: &mut Tables| {
+            let now = SystemTime::now();
+            let Some(record) = tables.snapshot(snapshot)? else { return Ok(false) };
+            // First, so that it outlives all that the peer was told of and could not go on to.
+            tables.keep_watched(base, peer, now)?;
+            tables.add_snapshot(&record, peer, LeaseReason::Watched, now).map(|()| true)
         };
         match self.registry.call(lease).await {
             Err(RegistryError::Crowded) => Err(SnapshotError::Busy),
