@@ -24,7 +24,7 @@ use crate::replica::{Numbers, Replica};
 
 mod notices;
 
-/// Earlier editions kept for whoever has something of them open, at most: each has a manifest, and a lease at the origin.
+/// Earlier editions kept for whoever has something of them open, at most: each has a manifest. The origin keeps the last four.
 /// Beyond it the oldest goes, and its handles answer ESTALE.
 pub const EARLIER_MAX: usize = 8;
 

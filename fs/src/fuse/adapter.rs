@@ -198,9 +198,9 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         if self.view.follows() {
-            // A listing is of one edition, which its handle tells. The kernel keeps it until it is told of a change.
-            let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
-            guarded(|| reply.opened(FileHandle(self.view.open_directory()), flags));
+            // A listing is of one edition, which its handle tells. The kernel keeps none: what it keeps it puts together of
+            // what several handles were told, which may be of two editions.
+            guarded(|| reply.opened(FileHandle(self.view.open_directory()), FopenFlags::empty()));
         } else {
             // From then on the kernel opens directories without asking, and keeps what it listed (Linux 5.1): nothing here
             // changes. It saves a walk two requests a directory.

@@ -266,16 +266,21 @@ impl Cache {
     ) -> Result<(), PinError> {
         let others = self.members().into_iter().filter(|member| !Arc::ptr_eq(member, engine));
         let others = others.map(|member| pinned(&member)).fold(PinnedBytes::default(), |sum, pinned| {
-            PinnedBytes { all: sum.all + pinned.all, here: sum.here + pinned.here }
+            // Sizes are the peer's word, and sums of them may be more than any number.
+            PinnedBytes {
+                all: sum.all.saturating_add(pinned.all),
+                here: sum.here.saturating_add(pinned.here),
+            }
         });
-        let (wanted, pinned) = (after.all - before.all, others.all + before.all);
+        let (wanted, pinned) = (after.all.saturating_sub(before.all), others.all.saturating_add(before.all));
         let CacheLimits { bytes_max, free_bytes_min } = self.limits;
-        if wanted > 0 && wanted + pinned > bytes_max {
+        if wanted > 0 && wanted.saturating_add(pinned) > bytes_max {
             return Err(PinError::OverBudget { wanted, pinned, bytes_max });
         }
-        let missing = after.all - after.here;
-        let evictable = self.bytes().saturating_sub(others.here + after.here);
-        let room = Self::free(engine).map(|free| (free + evictable).saturating_sub(free_bytes_min));
+        let missing = after.all.saturating_sub(after.here);
+        let evictable = self.bytes().saturating_sub(others.here.saturating_add(after.here));
+        let room =
+            Self::free(engine).map(|free| free.saturating_add(evictable).saturating_sub(free_bytes_min));
         match room {
             Some(room) if wanted > 0 && missing > room => Err(PinError::NoSpace { missing, room }),
             _ => Ok(()),

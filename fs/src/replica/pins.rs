@@ -301,6 +301,6 @@ pub(super) fn bytes_of(engine: &Engine, files: &Marks) -> PinnedBytes {
     let is_one = |entry: &Entry<'_>| files.is_set(entry.index()) && hydrate::is_content(engine, entry);
     engine.manifest.iter().filter(is_one).fold(PinnedBytes::default(), |sum, entry| {
         let here = if ledger.is_complete(entry.index()) { entry.size() } else { 0 };
-        PinnedBytes { all: sum.all + entry.size(), here: sum.here + here }
+        PinnedBytes { all: sum.all.saturating_add(entry.size()), here: sum.here.saturating_add(here) }
     })
 }
