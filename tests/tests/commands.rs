@@ -234,7 +234,7 @@ fn replicas(a: &Typist<'_>, b: &Typist<'_>) -> Result<()> {
     b.ends(
         "mount project /home/here",
         0,
-        &["was there already", "ada/project as it was on 20", "twinshare unmount /home/here"],
+        &["was there already", "twinshare workspace status /home/here", "ada/project"],
     )?;
     b.ends("mount project /proc/x", 1, &["/proc/x cannot be used: it cannot be made"])?;
     b.ends("mount nobody/project", 3, &["no peer is called", "hint: "])?;

@@ -307,6 +307,17 @@ fn plain(who: Who) -> Result<()> {
         ensure!(!directory.exists(), "what was given up leaves its directory");
         wait::until_true("its process to end", BOUND, || Ok(pair.process()?.is_none()))?;
 
+        // Somebody puts something where the workspace has to come.
+        let waits = begin()?;
+        hydrates()?;
+        fs::write(directory.join("big"), "in the way")?;
+        let said = waits.wait(BOUND)?.failure()?;
+        ensure!(said.contains("no ordinary directory yet") && said.contains("it goes on"), "{said}");
+        fs::remove_file(directory.join("big"))?;
+        pair.ben.run(&["workspace", "settle", &pair.clone])?;
+        pair.ben.run(&["workspace", "rm", "--yes", &pair.clone])?;
+        fs::remove_dir_all(&directory)?;
+
         let waits = begin()?;
         hydrates()?;
         ensure!(!pair.is_mounted()?, "it is mounted");

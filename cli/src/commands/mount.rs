@@ -76,7 +76,12 @@ pub(crate) fn note_was_there(replica: &Replica) -> Result<()> {
     }
     let directory = shown(&replica.directory);
     let newer = match (replica.kind, replica.state) {
-        (ReplicaKind::View, _) => format!("`twinshare unmount {directory}` first"),
+        (ReplicaKind::View, _) => {
+            return note(format!(
+                "it was there already; `twinshare workspace status {directory}` says as of when it shows {}",
+                shown(&full_name(replica)),
+            ));
+        }
         (ReplicaKind::Clone, ReplicaState::Settled) => "choose another directory".to_owned(),
         (ReplicaKind::Clone, _) => format!("`twinshare workspace rm {directory}` first"),
     };

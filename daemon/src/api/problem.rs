@@ -203,7 +203,7 @@ impl ApiError {
                 match replica {
                     ReplicaKind::View => "`twinshare mount` with the same name mounts it again",
                     ReplicaKind::Clone => {
-                        "`twinshare workspace clone` with the same name and directory mounts it again; what it has stays"
+                        "`twinshare workspace wait` waits for a plain one; any other, `twinshare workspace clone` with the same name and directory mounts again, and what it has stays"
                     }
                 },
             ),

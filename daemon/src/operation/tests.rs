@@ -16,6 +16,7 @@ fn replica() -> Replica {
         snapshot: None,
         pid: None,
         created_at: UnixTime(0),
+        plain: false,
         was_there: false,
         roots: vec![],
         progress: None,

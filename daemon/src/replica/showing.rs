@@ -149,6 +149,7 @@ impl Replicas {
             following,
             roots: roots.clone(),
             progress: report.map(|report| report.progress.clone()),
+            plain: spec.plain,
             was_there: false,
             left_out: report.and_then(|report| report.left_out.clone()),
             changed: report.and_then(|report| report.changed.clone()),

@@ -35,7 +35,7 @@ pub(crate) struct Stop {
 struct Stopped {
     /// False when no node ran.
     stopped: bool,
-    /// What stays mounted: the documents of `/mounts` and `/clones` as they were before. `pid` is the process that goes
+    /// What stays mounted, or goes on being fetched: the documents of `/mounts` and `/clones` as they were before. `pid` is the process that goes
     /// on serving it.
     stays: Vec<Replica>,
 }
@@ -61,11 +61,11 @@ async fn stop() -> Result<Stopped> {
     }
 }
 
-/// What is mounted now.
+/// What is mounted now, or fetched without being mounted.
 async fn staying(client: &Client) -> Result<Vec<Replica>> {
     let mut all = client.mounts().await?;
     all.extend(client.clones().await?);
-    all.retain(|replica| replica.state == ReplicaState::Mounted);
+    all.retain(|replica| matches!(replica.state, ReplicaState::Mounted | ReplicaState::Hydrating));
     Ok(all)
 }
 
@@ -74,15 +74,19 @@ fn people(told: &Stopped) -> Result<()> {
         return line("the node is not running");
     }
     line("node stopped")?;
-    if told.stays.is_empty() {
+    let (plain, mounted): (Vec<_>, Vec<_>) = told.stays.iter().partition(|replica| replica.plain);
+    for replica in &plain {
+        line(format!("goes on being fetched: {}", place(replica)))?;
+    }
+    if mounted.is_empty() {
         return Ok(());
     }
     line("stays mounted and can be used on:")?;
-    for replica in &told.stays {
+    for replica in &mounted {
         line(format!("  {}", place(replica)))?;
     }
     for (of, command) in [(ReplicaKind::View, "unmount"), (ReplicaKind::Clone, "workspace rm")] {
-        if told.stays.iter().any(|replica| replica.kind == of) {
+        if mounted.iter().any(|replica| replica.kind == of) {
             line(format!("a {} ends with `twinshare {command} DIR` after `twinshare p2p start`", kind(of)))?;
         }
     }

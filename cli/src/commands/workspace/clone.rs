@@ -55,7 +55,7 @@ impl Clone {
             let mut interrupts = Interrupts::listen()?;
             let begun = interrupts.end(async { Ok(client.clone_workspace(&request).await?) }).await?;
             let clone = progress::follow(&client, begun, &mut interrupts).await?;
-            if !self.plain {
+            if !clone.plain {
                 return Ok(clone);
             }
             let (was_there, directory) = (clone.was_there, shown(&clone.directory).to_string());

@@ -158,6 +158,7 @@ mod tests {
             snapshot: None,
             pid: None,
             created_at: UnixTime(0),
+            plain: false,
             was_there: false,
             roots: ["/w"].iter().chain(companions).map(root).collect(),
             progress: None,

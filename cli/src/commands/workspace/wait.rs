@@ -71,6 +71,12 @@ pub(super) async fn complete(client: &Client, id: &str, patience: Option<Duratio
     loop {
         let now = client.clone_status(id).await?;
         progress::show_bytes(&bar, now.progress.as_ref(), &in_words(&now));
+        if let Some(why) = stuck(&now) {
+            bar.finish_and_clear();
+            let message =
+                format!("{} is complete, and no ordinary directory yet: {why}", shown(&now.directory));
+            return Err(Error::new(Kind::Failure, message).hint("it is tried again every minute"));
+        }
         if is_over(&now, &mut complete_since) {
             bar.finish_and_clear();
             return Ok(now);
@@ -96,13 +102,19 @@ fn is_over(clone: &Replica, complete_since: &mut Option<Instant>) -> bool {
         return true;
     }
     let Some(settling) = &clone.settling else { return false };
-    let is_in_the_way = !settling.users.is_empty() || settling.detail.is_some();
-    match (settling.stage, clone.state) {
-        (SettlingStage::Hydrating, _) => return false,
-        // Nobody can be in it, and it is of no use before it has settled.
-        (_, ReplicaState::Hydrating) => return settling.detail.is_some(),
-        _ => {}
+    // A plain one is of no use before it has settled.
+    if settling.stage == SettlingStage::Hydrating || clone.plain {
+        return false;
     }
+    let is_in_the_way = !settling.users.is_empty() || settling.detail.is_some();
     let since = *complete_since.get_or_insert_with(Instant::now);
     is_in_the_way || !settling.by_itself || since.elapsed() >= SETTLES_WITHIN
+}
+
+/// Why a plain clone of which everything is here could not become an ordinary directory.
+fn stuck(clone: &Replica) -> Option<String> {
+    let settling =
+        clone.settling.as_ref().filter(|_| clone.plain && clone.state == ReplicaState::Hydrating)?;
+    let detail = settling.detail.as_ref().filter(|_| settling.stage != SettlingStage::Hydrating)?;
+    Some(shown(detail).to_string())
 }

@@ -39,8 +39,8 @@ pub struct CloneRequest {
     /// default). What was edited is listed in its receipt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relocate: Option<bool>,
-    /// Whether it is fetched without being mounted: where this machine has no FUSE, or the filesystem cannot hold a lazy
-    /// copy. It can be used once it is complete and an ordinary directory, as which it then always ends.
+    /// Whether it is fetched without being mounted: where this machine has no FUSE. It can be used once it is complete and
+    /// an ordinary directory, as which it then always ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plain: Option<bool>,
 }
@@ -70,6 +70,9 @@ pub struct Replica {
     pub directory: String,
     /// How it does.
     pub state: ReplicaState,
+    /// True for a clone that is not mounted while it is fetched.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain: bool,
     /// What is wrong, where the state says that something is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,

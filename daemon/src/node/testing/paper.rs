@@ -36,6 +36,7 @@ pub(crate) fn replica(id: &str, kind: ReplicaKind) -> Replica {
         snapshot: None,
         pid: None,
         created_at: UnixTime(0),
+        plain: false,
         was_there: false,
         roots: Vec::new(),
         progress: None,

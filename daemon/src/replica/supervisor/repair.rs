@@ -27,12 +27,14 @@ const RETRY_BUSY: Duration = Duration::from_secs(1);
 impl Supervisor {
     /// Has a replica served from now on, in the background: tries again until it is, or is no longer wanted.
     pub(in super::super) fn keep_serving(&self, spec: Spec) {
-        self.keep_serving_after(spec, Duration::ZERO);
+        self.state().wanted.insert(spec.id.clone(), spec.clone());
+        self.serve_again(spec, Duration::ZERO);
     }
 
-    fn keep_serving_after(&self, spec: Spec, pause: Duration) {
-        if self.state().repaired.insert(spec.id.clone()) {
-            self.state().wanted.insert(spec.id.clone(), spec.clone());
+    /// The same after a pause, unless it has been stopped meanwhile: then it may be gone.
+    fn serve_again(&self, spec: Spec, pause: Duration) {
+        let mut state = self.state();
+        if state.wanted.contains_key(&spec.id) && state.repaired.insert(spec.id.clone()) {
             tokio::spawn(keep_trying(self.this.clone(), spec, pause));
         }
     }
@@ -75,7 +77,7 @@ impl Supervisor {
             }
             let pause = self.count_death(&key, &dead);
             for spec in dead {
-                self.keep_serving_after(spec, pause);
+                self.serve_again(spec, pause);
             }
         })
     }
