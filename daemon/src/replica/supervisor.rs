@@ -135,15 +135,7 @@ impl Supervisor {
         match control::ask(&self.home, process, &Request::Status, ANSWER_WITHIN).await {
             Ok(Answer::Status(reports)) => Reports::Told(reports),
             Err(error) if is_absent(&error) => Reports::Absent,
-            Ok(
-                Answer::Hello { .. }
-                | Answer::Done
-                | Answer::Failed(_)
-                | Answer::Account(_)
-                | Answer::Resolved(_)
-                | Answer::Cache(_),
-            )
-            | Err(_) => Reports::Silent,
+            Ok(_) | Err(_) => Reports::Silent,
         }
     }
 
@@ -153,13 +145,7 @@ impl Supervisor {
         match control::ask(&self.home, &spec.process, request, ANSWER_WITHIN).await {
             Ok(Answer::Account(found)) => Ok(found.map(|found| *found)),
             Ok(Answer::Failed(failure)) => Err(failure),
-            Ok(
-                Answer::Status(_)
-                | Answer::Hello { .. }
-                | Answer::Done
-                | Answer::Resolved(_)
-                | Answer::Cache(_),
-            ) => other("answered something else".into()),
+            Ok(_) => other("answered something else".into()),
             Err(error) => other(format!("does not answer: {error}")),
         }
     }
@@ -170,13 +156,7 @@ impl Supervisor {
         match control::ask(&self.home, &spec.process, request, ANSWER_WITHIN).await {
             Ok(Answer::Resolved(missing)) => Ok(missing),
             Ok(Answer::Failed(failure)) => Err(failure),
-            Ok(
-                Answer::Status(_)
-                | Answer::Account(_)
-                | Answer::Hello { .. }
-                | Answer::Done
-                | Answer::Cache(_),
-            ) => other("answered something else".into()),
+            Ok(_) => other("answered something else".into()),
             Err(error) => other(format!("does not answer: {error}")),
         }
     }
@@ -288,11 +268,7 @@ impl Supervisor {
         match line.ask(request, ATTACH_WITHIN).await? {
             Answer::Done => Ok(Ok(pid)),
             Answer::Failed(failure) => Ok(Err(failure)),
-            Answer::Status(_)
-            | Answer::Hello { .. }
-            | Answer::Account(_)
-            | Answer::Resolved(_)
-            | Answer::Cache(_) => Err(io::ErrorKind::InvalidData.into()),
+            _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
@@ -303,13 +279,7 @@ impl Supervisor {
             Ok(Answer::Done) => Some(Ok(())),
             Ok(Answer::Failed(Failure::NoSuchReplica)) => None,
             Ok(Answer::Failed(failure)) => Some(Err(failure)),
-            Ok(
-                Answer::Status(_)
-                | Answer::Hello { .. }
-                | Answer::Account(_)
-                | Answer::Resolved(_)
-                | Answer::Cache(_),
-            ) => Some(Err(Failure::Other("the replica process answered something else".into()))),
+            Ok(_) => Some(Err(Failure::Other("the replica process answered something else".into()))),
             Err(error) if is_absent(&error) => None,
             // It goes on with what it was told to do.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Some(Ok(())),
@@ -336,13 +306,7 @@ impl Supervisor {
             Ok(Answer::Done | Answer::Failed(Failure::NoSuchReplica)) => Ok(Stopped::Over),
             Ok(Answer::Failed(Failure::Leaving)) => Ok(Stopped::Leaving),
             Ok(Answer::Failed(failure)) => Err(failure),
-            Ok(
-                Answer::Status(_)
-                | Answer::Hello { .. }
-                | Answer::Account(_)
-                | Answer::Resolved(_)
-                | Answer::Cache(_),
-            ) => Err(Failure::Other("the replica process answered something else".into())),
+            Ok(_) => Err(Failure::Other("the replica process answered something else".into())),
             Err(error) if is_absent(&error) => Ok(Stopped::Over),
             Err(error) => Err(Failure::Other(format!("the replica process does not answer: {error}"))),
         }

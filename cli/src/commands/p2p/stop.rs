@@ -35,8 +35,8 @@ pub(crate) struct Stop {
 struct Stopped {
     /// False when no node ran.
     stopped: bool,
-    /// What stays mounted, or goes on being fetched: the documents of `/mounts` and `/clones` as they were before. `pid` is the process that goes
-    /// on serving it.
+    /// What stays mounted, or goes on being fetched: the documents of `/mounts` and `/clones` as they were before. `pid`
+    /// is the process that goes on serving it.
     stays: Vec<Replica>,
 }
 
